@@ -1,0 +1,242 @@
+"""What crosses a process: the job, its messages and its results. Versioned pydantic models, JSON on the wire."""
+
+from __future__ import annotations
+
+import secrets
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from producer.errors import OcrpoolError, from_code
+
+#: The version of every record and message below. A worker refuses a message of another version.
+CONTRACT_VERSION: Final = 1
+
+JobId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-f]{32}$")]
+
+
+def new_job_id() -> JobId:
+    """A job's name: 128 random bits, so that nobody guesses another's."""
+    return f"job_{secrets.token_hex(16)}"
+
+
+class Contract(BaseModel):
+    """A frozen record that refuses fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobState(StrEnum):
+    """Where a job is. The last five are final, and final is final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def final(self) -> bool:
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+class Lane(StrEnum):
+    """The class of queue that a job travels in."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+    #: Pages that were held by workers that died, one by one.
+    QUARANTINE = "quarantine"
+
+
+class MediaType(StrEnum):
+    """The document types that the pool reads, told by their first bytes."""
+
+    PDF = "application/pdf"
+    PNG = "image/png"
+    JPEG = "image/jpeg"
+    TIFF = "image/tiff"
+    WEBP = "image/webp"
+    BMP = "image/bmp"
+    GIF = "image/gif"
+
+    @property
+    def single_page(self) -> bool:
+        return self not in (MediaType.PDF, MediaType.TIFF)
+
+
+class ReadOptions(Contract):
+    """What a producer may choose for one job."""
+
+    engine: Literal["pp-ocr"] = Field("pp-ocr", description="Which engine reads the pages.")
+    orientation: bool = Field(False, description="Turn text lines that stand upside down.")
+    min_score: float = Field(0.5, ge=0.0, le=1.0, description="Lines that the recogniser trusts less are left out.")
+    lane: Literal[Lane.INTERACTIVE, Lane.BULK] = Field(Lane.INTERACTIVE, description="interactive or bulk.")
+    deadline_s: float | None = Field(
+        None, gt=0, le=7 * 86_400, description="The job expires this many seconds after submission."
+    )
+
+
+class ErrorDetail(Contract):
+    """An error on the wire: its code (`producer.errors`) and one sentence."""
+
+    code: str
+    message: str
+
+    @classmethod
+    def of(cls, error: OcrpoolError) -> ErrorDetail:
+        return cls(code=error.code, message=str(error))
+
+    def exception(self) -> OcrpoolError:
+        return from_code(self.code, self.message)
+
+
+class Job(Contract):
+    """One accepted document: what never changes about it."""
+
+    version: Literal[1] = CONTRACT_VERSION
+    id: JobId
+    #: Where the document's bytes lie in the blob store.
+    blob: str
+    media_type: MediaType
+    size_bytes: int = Field(ge=1)
+    #: The name that the producer gave; shown, never used as a path.
+    name: str = Field("", max_length=255)
+    options: ReadOptions = ReadOptions()
+
+
+class Span(Contract):
+    """Consecutive pages of one job that travel as one message. Pages count from 1."""
+
+    first: int = Field(ge=1)
+    count: int = Field(ge=1)
+
+    @property
+    def pages(self) -> range:
+        return range(self.first, self.first + self.count)
+
+    def __str__(self) -> str:
+        return f"{self.first}+{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> Span:
+        first, count = text.split("+")
+        return cls(first=int(first), count=int(count))
+
+    @classmethod
+    def split(cls, pages: int, span_pages: int) -> list[Span]:
+        """The spans that cover pages 1 to `pages`, each of at most `span_pages`."""
+        return [cls(first=n, count=min(span_pages, pages - n + 1)) for n in range(1, pages + 1, span_pages)]
+
+
+class PrepareMessage(Contract):
+    """Asks a worker to count a document's pages."""
+
+    version: Literal[1] = CONTRACT_VERSION
+    job_id: JobId
+
+
+class SpanMessage(Contract):
+    """Asks a worker to read a span."""
+
+    version: Literal[1] = CONTRACT_VERSION
+    job_id: JobId
+    span: Span
+
+
+Point = tuple[float, float]
+
+
+class Line(Contract):
+    """One line of text. The quad's corners run clockwise from the text's top left, in pixels of the upright page."""
+
+    quad: tuple[Point, Point, Point, Point]
+    text: str
+    #: The recogniser's mean confidence, 0 to 1.
+    score: float = Field(ge=0.0, le=1.0)
+    #: How the crop was turned before it was read, in degrees: 0 or 180.
+    angle: Literal[0, 180] = 0
+
+
+class Timings(Contract):
+    """Where a page's time went, in milliseconds of wall time; each stage includes the wait for its batch."""
+
+    rasterise_ms: float = Field(ge=0)
+    detect_ms: float = Field(ge=0)
+    recognise_ms: float = Field(ge=0)
+
+
+class PageResult(Contract):
+    """One page that was read."""
+
+    kind: Literal["page"] = "page"
+    page: int = Field(ge=1)
+    #: Size of the upright page as it was read, in pixels.
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    #: How the stored page was turned to stand upright, in degrees clockwise.
+    angle: Literal[0, 90, 180, 270] = 0
+    #: In reading order.
+    lines: tuple[Line, ...]
+    #: The page's text: one row a line, in reading order.
+    text: str
+    engine: str
+    #: Names the models, their files and the runtime that read the page.
+    model: str
+    timings: Timings
+
+
+class PageFailure(Contract):
+    """One page that could not be read."""
+
+    kind: Literal["failure"] = "failure"
+    page: int = Field(ge=1)
+    error: ErrorDetail
+
+
+PageOutcome = Annotated[PageResult | PageFailure, Field(discriminator="kind")]
+
+
+class JobStatus(Contract):
+    """Where a job stands. Times are seconds since the epoch by the Redis server's clock."""
+
+    id: JobId
+    name: str = ""
+    state: JobState
+    #: None until the document's pages are counted.
+    pages_total: int | None = None
+    pages_done: int = 0
+    pages_failed: int = 0
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    #: Why the job as a whole failed, expired or was cancelled.
+    error: ErrorDetail | None = None
+
+    @property
+    def final(self) -> bool:
+        return self.state.final
+
+
+class JobResult(Contract):
+    """A final job with every page's outcome, in page order."""
+
+    version: Literal[1] = CONTRACT_VERSION
+    id: JobId
+    name: str = ""
+    state: JobState
+    pages: tuple[PageOutcome, ...]
+    error: ErrorDetail | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of all pages that were read, a blank line between pages."""
+        return "\n\n".join(page.text for page in self.pages if isinstance(page, PageResult))
+
+
+def to_json(model: BaseModel) -> dict[str, Any]:
+    """The model as JSON-ready values."""
+    return model.model_dump(mode="json")

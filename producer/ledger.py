@@ -1,0 +1,359 @@
+"""The durable record of jobs. The ledger, not the broker, is the truth.
+
+Keys, below the namespace:
+
+    job:<id>     hash    the job's record, state, counts and times       TTL
+    pages:<id>   hash    page number -> outcome (JSON)                   TTL
+    spans:<id>   hash    unit -> fence, lane, deaths, worker             TTL, deleted when the job ends
+    worker:<n>   string  a live worker's own description                 TTL
+    active       zset    unfinished jobs by deadline                     a member leaves when its job ends
+    waiting      zset    units published and not claimed, by time        a member leaves when claimed or its job ends
+    leases       zset    claimed units by the end of their lease         a member leaves when done or its job ends
+    garbage      zset    blobs of finished jobs by the time they go      the sweeper removes members with their blobs
+    totals       hash    counters since the namespace began              kept for ever, of fixed size
+
+A unit is what one message asks for: a span of pages (`1+8`) or `prepare` (count the pages). Each change is one Lua
+script that runs whole or not at all and reads the server's clock.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.resources import files
+from typing import Any, TypeVar, cast
+
+import redis
+from pydantic import TypeAdapter
+
+from producer.errors import Cancelled, DeadlineExceeded, NotFinished, NotFound, PoisonDocument, QueueFull, Unavailable
+from producer.job import (
+    ErrorDetail,
+    Job,
+    JobResult,
+    JobState,
+    JobStatus,
+    Lane,
+    PageFailure,
+    PageOutcome,
+    PageResult,
+    Span,
+)
+from producer.settings import Settings
+
+#: The unit that counts a document's pages.
+PREPARE = "prepare"
+
+_OUTCOME: TypeAdapter[PageResult | PageFailure] = TypeAdapter(PageOutcome)
+_EXPIRED = ErrorDetail.of(DeadlineExceeded("The job's deadline passed before all of its pages were read."))
+_CANCELLED = ErrorDetail.of(Cancelled("The job was cancelled."))
+_POISON = ErrorDetail.of(PoisonDocument("The workers that took this page died, three in a row; it is not tried again."))
+
+#: A unit of work as the queue carries it: job id, unit, lane.
+Unit = tuple[str, str, str]
+
+
+class Refusal(StrEnum):
+    """Why a claim or a write did not take place. None of them is an error: somebody else has seen to it."""
+
+    GONE = "gone"
+    FINAL = "final"
+    HELD = "held"
+    DONE = "done"
+    FENCED = "fenced"
+    DUPLICATE = "duplicate"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A worker's hold on a unit."""
+
+    job: Job
+    unit: str
+    fence: int
+    #: Pages of the unit without an outcome; empty for `prepare`.
+    pages: tuple[int, ...]
+    #: Time that was left to the job when it was claimed.
+    deadline_in_s: float
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found."""
+
+    publish: tuple[Unit, ...]
+    blobs: tuple[str, ...]
+    deaths: int
+
+
+Returned = TypeVar("Returned")
+
+
+@contextmanager
+def reachable() -> Iterator[None]:
+    """Turn the client's connection errors into `Unavailable`."""
+    try:
+        yield
+    except redis.exceptions.OutOfMemoryError as error:
+        raise Unavailable("The pool's Redis is full.") from error
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        raise Unavailable("The pool's Redis cannot be reached.") from error
+
+
+class Ledger:
+    """The ledger on one Redis server. Safe to share between threads."""
+
+    def __init__(self, settings: Settings, client: redis.Redis | None = None) -> None:
+        self.settings = settings
+        self.namespace = settings.namespace
+        self.redis = client or redis.Redis.from_url(
+            settings.redis_url,
+            socket_timeout=15,
+            socket_connect_timeout=5,
+            socket_keepalive=True,
+            health_check_interval=25,
+            max_connections=256,
+        )
+        folder = files("producer") / "lua"
+        prelude = (folder / "prelude.lua").read_text()
+        self._scripts: dict[str, Callable[..., Any]] = {
+            entry.name.removesuffix(".lua"): self.redis.register_script(prelude + entry.read_text())
+            for entry in folder.iterdir()
+            if entry.name.endswith(".lua") and entry.name != "prelude.lua"
+        }
+
+    def close(self) -> None:
+        self.redis.close()
+
+    def _run(self, script: str, *args: object) -> Any:
+        with reachable():
+            return self._scripts[script](keys=[self.namespace], args=args)
+
+    def ping(self) -> None:
+        """Raises `Unavailable` when the server does not answer."""
+        with reachable():
+            self.redis.ping()
+
+    # Jobs
+
+    def accept(self, job: Job, pages_total: int | None) -> list[Unit]:
+        """Record the job, and return the units to publish.
+
+        Raises:
+            QueueFull: `max_queued_jobs` jobs are unfinished.
+            Unavailable: Redis cannot be reached, or is full.
+        """
+        spans = [PREPARE] if pages_total is None else self._spans(pages_total)
+        deadline_s = job.options.deadline_s or self.settings.deadline_s
+        verdict = self._run(
+            "accept",
+            job.id,
+            job.model_dump_json(),
+            job.blob,
+            self.settings.max_queued_jobs,
+            _ms(deadline_s),
+            int(deadline_s + self.settings.result_ttl_s),
+            job.options.lane.value,
+            "" if pages_total is None else pages_total,
+            *spans,
+        )
+        if verdict == b"full":
+            raise QueueFull(f"The pool holds {self.settings.max_queued_jobs} unfinished jobs and takes no more now.")
+        if verdict == b"exists":
+            return []
+        return [(job.id, span, job.options.lane.value) for span in spans]
+
+    def _spans(self, pages_total: int) -> list[str]:
+        return [str(span) for span in Span.split(pages_total, self.settings.span_pages)]
+
+    def plan(self, claim: Claim, pages_total: int) -> list[Unit]:
+        """Replace the claimed `prepare` by the job's spans, and return the units to publish: none if it came late."""
+        spans, lane = self._spans(pages_total), claim.job.options.lane.value
+        verdict = self._run("plan", claim.job.id, claim.fence, pages_total, lane, *spans)
+        return [(claim.job.id, span, lane) for span in spans] if verdict == b"planned" else []
+
+    def fail(self, claim: Claim, error: ErrorDetail) -> bool:
+        """Fail a job whose pages cannot be counted. False if the claim is no longer this worker's."""
+        return self._end(claim.job.id, JobState.FAILED, error, str(claim.fence)) == b"ended"
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel the job; one that has ended stays as it is.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        if self._end(job_id, JobState.CANCELLED, _CANCELLED) == b"gone":
+            raise NotFound(f"There is no job {job_id}, or it is gone.")
+
+    def _end(self, job_id: str, state: JobState, error: ErrorDetail, fence: str = "") -> bytes:
+        ttl_s = int(self.settings.result_ttl_s)
+        return cast(bytes, self._run("finish_job", job_id, state.value, error.model_dump_json(), ttl_s, fence))
+
+    def status(self, job_id: str) -> JobStatus:
+        """Where the job stands.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        return self._read(job_id, with_pages=False)[0]
+
+    def result(self, job_id: str) -> JobResult:
+        """The final job with its pages.
+
+        Raises:
+            NotFound: there is no such job.
+            NotFinished: the job is queued or running.
+        """
+        status, pages = self._read(job_id, with_pages=True)
+        if not status.final:
+            raise NotFinished(f"The job is {status.state.value}; its result is there once it has finished.")
+        outcomes = sorted((_OUTCOME.validate_json(outcome) for outcome in pages.values()), key=lambda one: one.page)
+        return JobResult(id=job_id, name=status.name, state=status.state, pages=tuple(outcomes), error=status.error)
+
+    def _read(self, job_id: str, *, with_pages: bool) -> tuple[JobStatus, Mapping[bytes, bytes]]:
+        found = self._run("status", job_id, "1" if with_pages else "0")
+        if not found:
+            raise NotFound(f"There is no job {job_id}, or it is gone.")
+        job, pages = (_pairs(part) for part in found)
+        status = JobStatus(
+            id=job_id,
+            name=json.loads(job[b"record"])["name"],
+            state=JobState(job[b"state"].decode()),
+            pages_total=_number(job, b"pages_total", int),
+            pages_done=int(job[b"pages_done"]),
+            pages_failed=int(job[b"pages_failed"]),
+            created_at=int(job[b"created"]) / 1000,
+            started_at=_number(job, b"started", _seconds),
+            finished_at=_number(job, b"finished", _seconds),
+            error=ErrorDetail.model_validate_json(job[b"error"]) if b"error" in job else None,
+        )
+        return status, pages
+
+    # Units of work
+
+    def claim(self, job_id: str, unit: str, worker: str) -> Claim | Refusal:
+        """Take a unit for `lease_s`: every older holder's writes are refused from now on."""
+        span = None if unit == PREPARE else Span.parse(unit)
+        reply = self._run(
+            "claim",
+            job_id,
+            unit,
+            span.first if span else 0,
+            span.count if span else 0,
+            worker,
+            _ms(self.settings.lease_s),
+            int(self.settings.result_ttl_s),
+            _EXPIRED.model_dump_json(),
+        )
+        if reply[0] != b"claimed":
+            return Refusal(reply[0].decode())
+        return Claim(
+            job=Job.model_validate_json(reply[2]),
+            unit=unit,
+            fence=int(reply[1]),
+            pages=tuple(int(page) for page in reply[4:]),
+            deadline_in_s=int(reply[3]) / 1000,
+        )
+
+    def renew(self, claims: Sequence[Claim]) -> list[bool]:
+        """Prolong the claims by `lease_s`; False for each that no longer stands: its job is final, or it was taken."""
+        if not claims:
+            return []
+        rows = [field for claim in claims for field in (claim.job.id, claim.unit, claim.fence)]
+        return [bool(stands) for stands in self._run("renew", _ms(self.settings.lease_s), *rows)]
+
+    def release(self, claim: Claim, *, again: bool) -> list[Unit]:
+        """Give the claim back, and return the unit to publish if it shall be done `again`."""
+        lane = self._run("release", claim.job.id, claim.unit, claim.fence, "1" if again else "0").decode()
+        return [(claim.job.id, claim.unit, lane)] if lane else []
+
+    def finish_page(self, claim: Claim, outcome: PageResult | PageFailure) -> JobState | Refusal:
+        """Write one page's outcome, once; the job's last page makes the job final. Returns the job's state."""
+        error = outcome.error.model_dump_json() if isinstance(outcome, PageFailure) else ""
+        verdict = self._run(
+            "finish_page",
+            claim.job.id,
+            claim.unit,
+            claim.fence,
+            outcome.page,
+            outcome.model_dump_json(),
+            error,
+            int(self.settings.result_ttl_s),
+        ).decode()
+        return Refusal(verdict) if verdict in tuple(Refusal) else JobState(verdict)
+
+    def sweep(self, queue_prefix: str, limit: int = 200) -> Swept:
+        """Expire jobs past their deadline, and find units that nobody holds and blobs that nobody needs."""
+        publish, blobs, deaths = self._run(
+            "sweep",
+            limit,
+            _ms(self.settings.unclaimed_after_s),
+            int(self.settings.result_ttl_s),
+            _EXPIRED.model_dump_json(),
+            _POISON.model_dump_json(),
+            queue_prefix,
+        )
+        units = tuple((job_id.decode(), unit.decode(), lane.decode()) for job_id, unit, lane in publish)
+        return Swept(publish=units, blobs=tuple(blob.decode() for blob in blobs), deaths=deaths)
+
+    # The pool as a whole
+
+    def totals(self) -> dict[str, int]:
+        """Counters since the namespace began: `jobs_<state>`, `jobs_accepted`, `pages_succeeded`, `pages_failed`."""
+        with reachable():
+            found = cast(dict[bytes, bytes], self.redis.hgetall(f"{self.namespace}:totals"))
+        return {name.decode(): int(count) for name, count in found.items()}
+
+    def backlog(self) -> dict[str, int]:
+        """`unfinished` jobs, `waiting` and `leased` units, and the messages in each lane's queue (`queue_<lane>`)."""
+        with reachable(), self.redis.pipeline(transaction=False) as pipe:
+            for name in ("active", "waiting", "leases"):
+                pipe.zcard(f"{self.namespace}:{name}")
+            for lane in Lane:
+                pipe.llen(f"{self.namespace}.{lane.value}")
+            counts = pipe.execute()
+        return dict(
+            zip(("unfinished", "waiting", "leased", *(f"queue_{lane.value}" for lane in Lane)), counts, strict=True)
+        )
+
+    def announce(self, worker: str, description: Mapping[str, object]) -> None:
+        """Say that the worker lives and is ready; forgotten after three missed renewals."""
+        ttl_ms = _ms(3 * self.settings.lease_renew_s)
+        with reachable():
+            self.redis.set(f"{self.namespace}:worker:{worker}", json.dumps(dict(description)), px=ttl_ms)
+
+    def withdraw(self, worker: str) -> None:
+        """Say that the worker is leaving."""
+        with reachable():
+            self.redis.delete(f"{self.namespace}:worker:{worker}")
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """The live, ready workers by name, with their descriptions."""
+        prefix = f"{self.namespace}:worker:"
+        with reachable():
+            keys = sorted(self.redis.scan_iter(match=f"{prefix}*", count=1000))
+            values = cast(list[bytes | None], self.redis.mget(keys)) if keys else []
+        return {
+            key.decode().removeprefix(prefix): json.loads(value)
+            for key, value in zip(keys, values, strict=True)
+            if value is not None
+        }
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _seconds(ms: bytes) -> float:
+    return int(ms) / 1000
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _number(job: Mapping[bytes, bytes], field: bytes, kind: Callable[[bytes], Returned]) -> Returned | None:
+    return kind(job[field]) if field in job else None

@@ -1,0 +1,16 @@
+-- Records a new job, unless the pool is full. Its units, when its pages are known, or "prepare".
+-- ARGV: id, record, blob, max unfinished jobs, deadline (ms from now), TTL of an unfinished job (s),
+--       lane, pages total or '', unit...
+-- Returns 'accepted', 'full' or 'exists'.
+local id, now = ARGV[1], now_ms()
+if redis.call('EXISTS', job_key(id)) == 1 then return 'exists' end
+if redis.call('ZCARD', ACTIVE) >= tonumber(ARGV[4]) then return 'full' end
+redis.call('HSET', job_key(id), 'record', ARGV[2], 'blob', ARGV[3], 'state', 'queued', 'created', now,
+  'deadline', now + ARGV[5], 'pages_done', 0, 'pages_failed', 0)
+if ARGV[8] ~= '' then redis.call('HSET', job_key(id), 'pages_total', ARGV[8]) end
+for i = 9, #ARGV do add_unit(id, ARGV[i], ARGV[7], 0, now) end
+redis.call('EXPIRE', job_key(id), ARGV[6])
+redis.call('EXPIRE', spans_key(id), ARGV[6])
+redis.call('ZADD', ACTIVE, now + ARGV[5], id)
+redis.call('HINCRBY', TOTALS, 'jobs_accepted', 1)
+return 'accepted'

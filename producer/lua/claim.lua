@@ -1,0 +1,37 @@
+-- Takes a unit for one worker: a lease that must be renewed, and a fence that makes every older holder's writes harmless.
+-- ARGV: id, unit, first page, page count (0 for "prepare"), worker, lease (ms), TTL of a final job (s), error of an
+--       expired job (JSON)
+-- Returns {'gone'} no such job or unit; {'final'}; {'held'} by a live worker; {'done'} every page has an outcome;
+--         {'claimed', fence, record, deadline (ms from now), page...}
+local id, unit, now = ARGV[1], ARGV[2], now_ms()
+local member = id .. ' ' .. unit
+local v = redis.call('HMGET', job_key(id), 'state', 'record', 'deadline')
+if not v[1] then
+  redis.call('ZREM', WAITING, member)
+  return { 'gone' }
+end
+if FINAL[v[1]] then return { 'final' } end
+if tonumber(v[3]) <= now then
+  finalise(id, 'expired', ARGV[8], tonumber(ARGV[7]), now)
+  return { 'final' }
+end
+if not redis.call('HGET', spans_key(id), unit .. ':lane') then return { 'gone' } end
+local lease = redis.call('ZSCORE', LEASES, member)
+if lease and tonumber(lease) > now then return { 'held' } end
+local todo = {}
+for page = tonumber(ARGV[3]), ARGV[3] + ARGV[4] - 1 do
+  if redis.call('HEXISTS', pages_key(id), page) == 0 then todo[#todo + 1] = page end
+end
+redis.call('ZREM', WAITING, member)
+if #todo == 0 and unit ~= 'prepare' then
+  redis.call('ZREM', LEASES, member)
+  return { 'done' }
+end
+local fence = redis.call('HINCRBY', spans_key(id), unit .. ':fence', 1)
+redis.call('HSET', spans_key(id), unit .. ':worker', ARGV[5])
+redis.call('ZADD', LEASES, now + ARGV[6], member)
+if v[1] == 'queued' then
+  redis.call('HSET', job_key(id), 'state', 'running', 'started', now)
+  publish_event(id)
+end
+return { 'claimed', fence, v[2], tonumber(v[3]) - now, unpack(todo) }

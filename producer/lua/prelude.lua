@@ -1,0 +1,77 @@
+-- Prepended to every script: names of keys, the server's clock, and the one way in which a job becomes final.
+-- KEYS[1] is the namespace. A "unit" is what a lease covers: a span such as "1+8", or "prepare".
+-- A unit's member in the sorted sets is "<job id> <unit>".
+
+local ns = KEYS[1]
+local LEASES, WAITING, ACTIVE = ns .. ':leases', ns .. ':waiting', ns .. ':active'
+local TOTALS, GARBAGE, EVENTS = ns .. ':totals', ns .. ':garbage', ns .. ':events'
+local FINAL = { succeeded = true, partial = true, failed = true, cancelled = true, expired = true }
+
+local function job_key(id) return ns .. ':job:' .. id end
+local function spans_key(id) return ns .. ':spans:' .. id end
+local function pages_key(id) return ns .. ':pages:' .. id end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function publish_event(id)
+  local v = redis.call('HMGET', job_key(id), 'state', 'pages_total', 'pages_done', 'pages_failed')
+  redis.call('PUBLISH', EVENTS, cjson.encode({
+    job_id = id,
+    state = v[1],
+    pages_total = tonumber(v[2]) or cjson.null,
+    pages_done = tonumber(v[3]) or 0,
+    pages_failed = tonumber(v[4]) or 0,
+  }))
+end
+
+local function add_unit(id, unit, lane, deaths, now)
+  redis.call('HSET', spans_key(id), unit .. ':lane', lane, unit .. ':deaths', deaths, unit .. ':fence', 0)
+  redis.call('ZADD', WAITING, now, id .. ' ' .. unit)
+end
+
+-- Ends the job unless it has ended: frees its units, starts its keys' last TTL, tells whoever waits.
+local function finalise(id, state, error_json, ttl_s, now)
+  local key = job_key(id)
+  local old = redis.call('HGET', key, 'state')
+  if not old or FINAL[old] then return false end
+  redis.call('HSET', key, 'state', state, 'finished', now)
+  if error_json ~= '' then redis.call('HSET', key, 'error', error_json) end
+  local fields = redis.call('HKEYS', spans_key(id))
+  for _, field in ipairs(fields) do
+    local unit = string.match(field, '^(.*):lane$')
+    if unit then
+      redis.call('ZREM', WAITING, id .. ' ' .. unit)
+      redis.call('ZREM', LEASES, id .. ' ' .. unit)
+    end
+  end
+  redis.call('DEL', spans_key(id))
+  redis.call('ZREM', ACTIVE, id)
+  redis.call('EXPIRE', key, ttl_s)
+  redis.call('EXPIRE', pages_key(id), ttl_s)
+  redis.call('ZADD', GARBAGE, now + ttl_s * 1000, redis.call('HGET', key, 'blob'))
+  redis.call('HINCRBY', TOTALS, 'jobs_' .. state, 1)
+  publish_event(id)
+  return true
+end
+
+-- Records one page's outcome and, with the last page, ends the job. The caller has checked the fence.
+local function record_page(id, page, outcome_json, error_json, ttl_s, now)
+  local key = job_key(id)
+  if redis.call('HSETNX', pages_key(id), page, outcome_json) == 0 then return 'duplicate' end
+  redis.call('EXPIRE', pages_key(id), math.max(1, redis.call('TTL', key)))
+  local failed = error_json ~= ''
+  redis.call('HINCRBY', key, failed and 'pages_failed' or 'pages_done', 1)
+  redis.call('HINCRBY', TOTALS, failed and 'pages_failed' or 'pages_succeeded', 1)
+  local v = redis.call('HMGET', key, 'pages_total', 'pages_done', 'pages_failed')
+  local total, done, bad = tonumber(v[1]), tonumber(v[2]), tonumber(v[3])
+  if done + bad < total then
+    publish_event(id)
+    return 'running'
+  end
+  local state = (bad == 0 and 'succeeded') or (done == 0 and 'failed') or 'partial'
+  finalise(id, state, state == 'failed' and error_json or '', ttl_s, now)
+  return state
+end

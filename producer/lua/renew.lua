@@ -1,0 +1,15 @@
+-- Prolongs leases. ARGV: lease (ms), then id, unit, fence for each.
+-- Returns 1 for each that still stands, 0 for each whose job is final or which another worker holds.
+local now, out = now_ms(), {}
+for i = 2, #ARGV, 3 do
+  local id, unit, fence = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local member = id .. ' ' .. unit
+  if redis.call('HGET', spans_key(id), unit .. ':fence') == fence then
+    redis.call('ZADD', LEASES, now + ARGV[1], member)
+    redis.call('ZREM', WAITING, member)
+    out[#out + 1] = 1
+  else
+    out[#out + 1] = 0
+  end
+end
+return out

@@ -1,0 +1,183 @@
+"""The producer's way in: hand in documents, follow them, fetch their results."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import redis
+
+from producer.blobs import BlobStore, FolderStore
+from producer.errors import InvalidRequest, TooLarge
+from producer.job import Job, JobResult, JobStatus, ReadOptions, new_job_id
+from producer.ledger import Ledger, reachable
+from producer.media import SNIFF_BYTES, sniff
+from producer.queue import Publisher
+from producer.settings import Settings
+
+#: How long a waiter trusts the event channel before it reads the ledger again.
+_REREAD_S = 2.0
+
+
+class Producer:
+    """Hands documents to a pool and fetches their results. Safe to share between threads; close it when done.
+
+    >>> with Producer() as producer:
+    ...     job = producer.submit("invoice.pdf")
+    ...     job.wait(timeout_s=60)
+    ...     print(job.result().text)
+    """
+
+    def __init__(
+        self, settings: Settings | None = None, *, ledger: Ledger | None = None, blobs: BlobStore | None = None
+    ) -> None:
+        self.settings = settings or Settings()
+        self.ledger = ledger or Ledger(self.settings)
+        self.blobs: BlobStore = blobs or FolderStore(self.settings.blob_dir)
+        self._publisher = Publisher(self.settings)
+
+    def submit(
+        self, document: bytes | Path | str, options: ReadOptions | None = None, *, name: str | None = None
+    ) -> JobHandle:
+        """Accept a document (its bytes, or the path of a file) and return at once.
+
+        Raises:
+            InvalidRequest: there is no such file.
+            UnsupportedMediaType, CorruptDocument, TooLarge: the document can be refused by its first bytes or size.
+            QueueFull, Unavailable: the pool takes nothing now.
+        """
+        source = Path(document) if isinstance(document, str) else document
+        head, size_bytes = _look(source)
+        media_type = sniff(head)
+        if size_bytes > self.settings.max_document_bytes:
+            raise TooLarge(
+                f"The document has {size_bytes:,} bytes; at most {self.settings.max_document_bytes:,} are read."
+            )
+        shown = name if name is not None else source.name if isinstance(source, Path) else ""
+        job_id = new_job_id()
+        job = Job(
+            id=job_id,
+            blob=job_id,
+            media_type=media_type,
+            size_bytes=size_bytes,
+            name=shown[:255],
+            options=options or ReadOptions(),
+        )
+        self.blobs.put(job.blob, source)
+        try:
+            units = self.ledger.accept(job, pages_total=1 if media_type.single_page else None)
+        except Exception:
+            self.blobs.delete(job.blob)
+            raise
+        self._publisher.publish(units)
+        return JobHandle(self, job_id)
+
+    def job(self, job_id: str) -> JobHandle:
+        """The handle of a job that was submitted before, perhaps by another process."""
+        return JobHandle(self, job_id)
+
+    def status(self, job_id: str) -> JobStatus:
+        """Where the job stands. Raises `NotFound`."""
+        return self.ledger.status(job_id)
+
+    def result(self, job_id: str) -> JobResult:
+        """Every page's outcome. Raises `NotFinished` before the job is final, and `NotFound`."""
+        return self.ledger.result(job_id)
+
+    def cancel(self, job_id: str) -> JobStatus:
+        """Cancel the job; one that is final stays as it is. Raises `NotFound`."""
+        self.ledger.cancel(job_id)
+        return self.ledger.status(job_id)
+
+    def wait(self, job_id: str, timeout_s: float | None = None) -> JobStatus:
+        """Wait until the job is final, or `timeout_s` seconds have passed, and return where it stands then."""
+        status = self.ledger.status(job_id)
+        for status in self.watch(job_id, timeout_s=timeout_s):
+            if status.final:
+                break
+        return status
+
+    def watch(
+        self, job_id: str, *, timeout_s: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> Iterator[JobStatus]:
+        """Yield the job's status now and whenever it has changed; end once it is final or the time is up."""
+        end = None if timeout_s is None else clock() + timeout_s
+        with self.ledger.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+            with reachable():
+                pubsub.subscribe(f"{self.ledger.namespace}:events")
+            status = self.ledger.status(job_id)
+            yield status
+            while not status.final:
+                left = _REREAD_S if end is None else min(_REREAD_S, end - clock())
+                if left <= 0:
+                    return
+                _next_event(pubsub, job_id, left, clock)
+                now = self.ledger.status(job_id)
+                if now != status:
+                    status = now
+                    yield status
+
+    def workers(self) -> list[str]:
+        """The names of the workers that are ready."""
+        return list(self.ledger.workers())
+
+    def close(self) -> None:
+        self._publisher.close()
+        self.ledger.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class JobHandle:
+    """One submitted job. Only its id matters: `Producer.job(id)` makes an equal handle in any process."""
+
+    producer: Producer
+    id: str
+
+    def status(self) -> JobStatus:
+        return self.producer.status(self.id)
+
+    def wait(self, timeout_s: float | None = None) -> JobStatus:
+        return self.producer.wait(self.id, timeout_s)
+
+    def watch(self, timeout_s: float | None = None) -> Iterator[JobStatus]:
+        return self.producer.watch(self.id, timeout_s=timeout_s)
+
+    def result(self) -> JobResult:
+        return self.producer.result(self.id)
+
+    def cancel(self) -> JobStatus:
+        return self.producer.cancel(self.id)
+
+
+def _look(source: bytes | Path) -> tuple[bytes, int]:
+    """The document's first bytes and its size."""
+    if isinstance(source, bytes):
+        return source[:SNIFF_BYTES], len(source)
+    try:
+        with source.open("rb") as file:
+            return file.read(SNIFF_BYTES), source.stat().st_size
+    except OSError as error:
+        raise InvalidRequest(f"{source} cannot be read: {error.strerror}.") from error
+
+
+def _next_event(pubsub: redis.client.PubSub, job_id: str, wait_s: float, clock: Callable[[], float]) -> None:
+    """Return once an event of the job has come, or `wait_s` seconds have passed."""
+    end = clock() + wait_s
+    while (left := end - clock()) > 0:
+        with reachable():
+            message = pubsub.get_message(timeout=left)
+        if message is not None and json.loads(message["data"])["job_id"] == job_id:
+            return

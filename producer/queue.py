@@ -1,0 +1,94 @@
+"""What travels through Celery: references to spans, in one queue a lane. The broker's settings live here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+from celery import Celery
+from kombu.entity import Exchange, Queue
+from kombu.exceptions import OperationalError
+
+from producer.job import Lane, PrepareMessage, Span, SpanMessage, to_json
+from producer.settings import Settings
+
+PREPARE_TASK = "ocrpool.prepare"
+READ_SPAN_TASK = "ocrpool.read_span"
+
+log = structlog.get_logger()
+
+
+def queue_prefix(settings: Settings) -> str:
+    return f"{settings.namespace}."
+
+
+def broker_settings(settings: Settings) -> dict[str, Any]:
+    """Celery settings that producers and workers share."""
+    prefix = queue_prefix(settings)
+    exchange = Exchange(settings.namespace, "direct")
+    return {
+        "broker_url": settings.redis_url,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            # A far backstop: leases bring lost spans back long before.
+            "visibility_timeout": settings.broker_visibility_timeout_s,
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,
+            "unacked_key": f"{prefix}unacked",
+            "unacked_index_key": f"{prefix}unacked_index",
+            "unacked_mutex_key": f"{prefix}unacked_mutex",
+            "priority_steps": [0],
+            "queue_order_strategy": "round_robin",
+            "socket_timeout": 15,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        },
+        # A bare Queue("x") would inherit the default exchange and routing key.
+        "task_queues": [Queue(prefix + lane, exchange, routing_key=prefix + lane) for lane in Lane],
+        "task_default_queue": prefix + Lane.INTERACTIVE,
+        "task_default_exchange": settings.namespace,
+        "task_default_routing_key": prefix + Lane.INTERACTIVE,
+        "task_create_missing_queues": False,
+        "task_ignore_result": True,
+        "result_backend": None,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
+    }
+
+
+class Publisher:
+    """Publishes units of work. Safe to share between threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._prefix = queue_prefix(settings)
+        self._celery = Celery("ocrpool.producer", set_as_current=False)
+        self._celery.conf.update(broker_settings(settings))
+
+    def publish(self, units: Iterable[tuple[str, str, str]]) -> None:
+        """Send one message for each `(job id, unit, lane)`.
+
+        A broker that cannot be reached is logged and not raised: the units stand in the ledger, and the sweeper
+        publishes what nobody claims.
+        """
+        try:
+            with self._celery.producer_pool.acquire(block=True) as producer:
+                for job_id, unit, lane in units:
+                    name, message = _message(job_id, unit)
+                    self._celery.send_task(
+                        name, kwargs={"message": message}, queue=self._prefix + lane, producer=producer, retry=True
+                    )
+        except (OperationalError, OSError) as error:
+            log.warning("queue.publish_failed", error=str(error))
+
+    def close(self) -> None:
+        self._celery.close()
+
+
+def _message(job_id: str, unit: str) -> tuple[str, dict[str, Any]]:
+    if unit == "prepare":
+        return PREPARE_TASK, to_json(PrepareMessage(job_id=job_id))
+    return READ_SPAN_TASK, to_json(SpanMessage(job_id=job_id, span=Span.parse(unit)))

@@ -1,0 +1,135 @@
+"""Every setting of ocrpool: one frozen object, read from `OCRPOOL_*` variables where a process starts and handed down.
+
+Each default works on a laptop. The README's table is made from this model by `ocrpool settings --format markdown`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlparse
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+DATA_DIR = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "ocrpool"
+
+Size = tuple[int, int]
+
+
+class Settings(BaseSettings):
+    """The settings. Build it once: `Settings()` reads the environment, `Settings(name=...)` overrides it."""
+
+    model_config = SettingsConfigDict(env_prefix="OCRPOOL_", frozen=True, extra="forbid")
+
+    # Where things are
+    redis_url: str = Field(
+        "redis://127.0.0.1:6390/0",
+        description="Redis of the queue and the ledger. The default port is the embedded server's own.",
+    )
+    namespace: str = Field("ocrpool", pattern=r"^[a-z0-9_-]{1,32}$", description="Prefix of every Redis key and queue.")
+    data_dir: Path = Field(DATA_DIR, description="Folder of the embedded Redis server and of the default blob store.")
+    blob_url: str = Field("", description="Blob store: `file:///folder`; empty: the folder `blobs` in the data folder.")
+    gateway_host: str = Field("127.0.0.1", description="Address that the gateway listens on.")
+    gateway_port: int = Field(8080, ge=0, le=65535, description="Port of the gateway; 0 takes a free one.")
+    worker_metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port of a worker's `/metrics` and `/healthz` on its host; 0 takes a free one."
+    )
+    worker_metrics_host: str = Field("127.0.0.1", description="Address that a worker's `/metrics` listens on.")
+    flower_port: int = Field(5555, ge=0, le=65535, description="Port of Flower; 0 takes a free one.")
+    flower_host: str = Field("127.0.0.1", description="Address that Flower listens on.")
+    flower_basic_auth: str = Field("", description="`user:password` for Flower; needed unless it listens on loopback.")
+
+    # Engine
+    predictor: Literal["auto", "onnxruntime", "paddle", "fake"] = Field(
+        "auto", description="Runtime of the models; `auto` takes the first that this machine can run."
+    )
+    model: str = Field("", description="`PP-OCRv6_small` or `PP-OCRv4_mobile`; empty: the predictor's own default.")
+    predictor_threads: int = Field(0, ge=0, le=256, description="CPU threads of the models; 0 takes every core.")
+    detector_sizes: Annotated[tuple[Size, ...], NoDecode] = Field(
+        ((960, 736),), description="Page shapes (height x width, multiples of 32) that the detector sees."
+    )
+    detector_batches: Annotated[tuple[int, ...], NoDecode] = Field(
+        (1, 2), description="Batch sizes (pages) that the detector sees."
+    )
+    recogniser_widths: Annotated[tuple[int, ...], NoDecode] = Field(
+        (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 800, 960, 1280, 1600, 2400, 3200),
+        description="Widths in pixels of the line crops (48 px high) that the recogniser sees.",
+    )
+    recogniser_batches: Annotated[tuple[int, ...], NoDecode] = Field(
+        (1, 2, 4, 8), description="Batch sizes (lines) that the recogniser sees."
+    )
+    max_delay_ms: float = Field(50, ge=0, le=10_000, description="Longest wait of a batch's oldest item for company.")
+    pages_in_flight: int = Field(16, ge=1, le=1024, description="Pages that one worker reads at a time.")
+    spans_in_flight: int = Field(4, ge=1, le=256, description="Spans that one worker holds at a time.")
+
+    # Rasterising
+    rasterise_processes: int = Field(0, ge=0, le=256, description="Sandboxed decoder processes; 0 takes every core.")
+    rasterise_memory_bytes: int = Field(1 << 30, ge=1 << 27, description="Address space that one page may take there.")
+    pdf_dpi: int = Field(150, ge=50, le=600, description="Resolution at which PDF pages are rendered.")
+    page_timeout_s: float = Field(60, gt=0, le=3600, description="Longest time to rasterise one page.")
+
+    # Limits
+    max_document_bytes: int = Field(100_000_000, ge=1, description="Largest document.")
+    max_pages: int = Field(2000, ge=1, le=100_000, description="Most pages of one job.")
+    max_page_pixels: int = Field(100_000_000, ge=1, description="Most pixels of one page.")
+    max_page_side_pt: int = Field(14_400, ge=1, description="Longest side of a PDF page, in points.")
+    max_queued_jobs: int = Field(
+        10_000, ge=1, description="Unfinished jobs that the pool holds before it refuses more."
+    )
+    max_wait_s: float = Field(60, ge=0, le=600, description="Longest long-poll at the gateway.")
+
+    # Ledger
+    span_pages: int = Field(8, ge=1, le=256, description="Pages that travel as one message.")
+    lease_s: float = Field(15, gt=0, le=3600, description="A worker's claim on a span lapses after this.")
+    lease_renew_s: float = Field(5, gt=0, le=1200, description="A live worker renews its claims this often.")
+    sweep_interval_s: float = Field(5, gt=0, le=600, description="Spans that nobody holds are looked for this often.")
+    unclaimed_after_s: float = Field(
+        60, gt=0, le=86_400, description="A span that waits this long while its queue is empty is published again."
+    )
+    deadline_s: float = Field(
+        86_400, gt=0, le=7 * 86_400, description="A job without a deadline of its own expires then."
+    )
+    result_ttl_s: float = Field(
+        86_400, gt=0, le=30 * 86_400, description="A finished job and its result are kept this long."
+    )
+    broker_visibility_timeout_s: int = Field(
+        1800, ge=60, description="Backstop of the broker; the leases act long before."
+    )
+    drain_timeout_s: float = Field(
+        60, gt=0, le=3600, description="Time that a stopping worker has to finish its pages."
+    )
+
+    # Logs
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severe line that is logged."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="Lines for people, or one JSON object a line.")
+
+    @field_validator("detector_sizes", mode="before")
+    @classmethod
+    def _parse_sizes(cls, value: object) -> object:
+        """Environment form: `960x736,736x960`."""
+        if isinstance(value, str):
+            return tuple(tuple(int(side) for side in size.split("x")) for size in value.split(","))
+        return value
+
+    @field_validator("detector_batches", "recogniser_batches", "recogniser_widths", mode="before")
+    @classmethod
+    def _parse_numbers(cls, value: object) -> object:
+        """Environment form: `1,2,4`."""
+        if isinstance(value, str):
+            return tuple(int(number) for number in value.split(","))
+        return value
+
+    @field_validator("blob_url")
+    @classmethod
+    def _check_blob_url(cls, value: str) -> str:
+        if value and urlparse(value).scheme != "file":
+            raise ValueError("blob_url must be file:///folder")
+        return value
+
+    @property
+    def blob_dir(self) -> Path:
+        return Path(urlparse(self.blob_url).path) if self.blob_url else self.data_dir / "blobs"

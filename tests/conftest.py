@@ -1,0 +1,53 @@
+"""What many tests share: a real Redis-protocol server, and settings that point at it and a folder of the test's own."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from producer.embedded import Process, answers, free_port, redis_command
+from producer.ledger import Ledger
+from producer.settings import Settings
+
+for name in [name for name in os.environ if name.startswith("OCRPOOL_")]:
+    del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One Redis-protocol server for the whole run. Tests share it, each in a namespace of its own."""
+    folder = tmp_path_factory.mktemp("redis")
+    url = f"redis://127.0.0.1:{(port := free_port())}/0"
+    server = Process("redis", redis_command(folder, port), folder / "redis.log")
+    server.wait_until(lambda: answers(url), timeout_s=30)
+    yield url
+    server.stop(grace_s=5)
+
+
+@pytest.fixture
+def settings(redis_url: str, tmp_path: Path) -> Settings:
+    return Settings(redis_url=redis_url, namespace=f"t{uuid.uuid4().hex[:12]}", data_dir=tmp_path)
+
+
+#: Keys that live without a TTL because something else removes their members: see `producer.ledger`.
+OWNED = {"active", "waiting", "leases", "garbage", "totals"}
+
+
+@pytest.fixture
+def ledger(settings: Settings) -> Iterator[Ledger]:
+    """A ledger; the test fails if it leaves a key with neither a TTL nor an owner."""
+    ledger = Ledger(settings)
+    yield ledger
+    assert_every_key_is_owned(ledger.redis, settings.namespace)
+    ledger.close()
+
+
+def assert_every_key_is_owned(client: redis.Redis, namespace: str) -> None:
+    for key in client.scan_iter(match=f"{namespace}:*", count=1000):
+        name = key.decode().removeprefix(f"{namespace}:")
+        assert name in OWNED or client.ttl(key) > 0, f"{key.decode()} has neither a TTL nor an owner"

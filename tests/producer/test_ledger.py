@@ -1,0 +1,243 @@
+"""The ledger's promises: one outcome a page, one holder a unit, final is final."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from producer.errors import Cancelled, NotFinished, NotFound, QueueFull
+from producer.job import (
+    ErrorDetail,
+    Job,
+    JobState,
+    Lane,
+    MediaType,
+    PageFailure,
+    PageResult,
+    ReadOptions,
+    Timings,
+    new_job_id,
+)
+from producer.ledger import PREPARE, Claim, Ledger, Refusal
+from producer.settings import Settings
+
+
+def make_job(**options: Any) -> Job:
+    job_id = new_job_id()
+    return Job(id=job_id, blob=job_id, media_type=MediaType.PDF, size_bytes=9, options=ReadOptions(**options))
+
+
+def page_read(page: int, text: str = "text") -> PageResult:
+    timings = Timings(rasterise_ms=1, detect_ms=2, recognise_ms=3)
+    return PageResult(
+        page=page, width=10, height=10, lines=(), text=text, engine="pp-ocr", model="fake", timings=timings
+    )
+
+
+def page_failed(page: int) -> PageFailure:
+    return PageFailure(page=page, error=ErrorDetail(code="corrupt_document", message="The page is damaged."))
+
+
+def claimed(ledger: Ledger, job: Job, unit: str, worker: str = "gpu0") -> Claim:
+    claim = ledger.claim(job.id, unit, worker)
+    assert isinstance(claim, Claim)
+    return claim
+
+
+def test_a_job_goes_from_accepted_to_succeeded(ledger: Ledger) -> None:
+    # Given a document whose pages are not counted
+    job = make_job()
+    assert ledger.accept(job, pages_total=None) == [(job.id, PREPARE, "interactive")]
+    assert ledger.status(job.id).state is JobState.QUEUED
+
+    # When a worker counts twelve pages, and two spans are read
+    planned = ledger.plan(claimed(ledger, job, PREPARE), 12)
+    assert planned == [(job.id, "1+8", "interactive"), (job.id, "9+4", "interactive")]
+    for unit in ("9+4", "1+8"):
+        claim = claimed(ledger, job, unit)
+        for page in claim.pages:
+            ledger.finish_page(claim, page_read(page, f"page {page}"))
+        ledger.release(claim, again=False)
+
+    # Then the job has succeeded, with every page in order
+    status = ledger.status(job.id)
+    assert (status.state, status.pages_done, status.pages_failed) == (JobState.SUCCEEDED, 12, 0)
+    assert [page.page for page in ledger.result(job.id).pages] == list(range(1, 13))
+    assert ledger.backlog()["unfinished"] == 0
+    assert ledger.totals() == {"jobs_accepted": 1, "jobs_succeeded": 1, "pages_succeeded": 12}
+
+
+@pytest.mark.parametrize(
+    ("failing", "state"), [((), "succeeded"), ((2,), "partial"), ((1, 2, 3), "failed")], ids=["none", "one", "all"]
+)
+def test_failed_pages_decide_the_final_state(ledger: Ledger, failing: tuple[int, ...], state: str) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=3)
+    claim = claimed(ledger, job, "1+3")
+    for page in claim.pages:
+        ledger.finish_page(claim, page_failed(page) if page in failing else page_read(page))
+
+    result = ledger.result(job.id)
+    assert result.state == state
+    assert [page.page for page in result.pages if isinstance(page, PageFailure)] == list(failing)
+    assert (result.error is not None) == (state == "failed")
+
+
+def test_a_live_lease_keeps_others_away(ledger: Ledger) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=1)
+    claimed(ledger, job, "1+1", "gpu0")
+    assert ledger.claim(job.id, "1+1", "gpu1") is Refusal.HELD
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing(ledger: Ledger, settings: Settings) -> None:
+    # Given a worker whose lease ran out, and another that took the span
+    job = make_job()
+    ledger.accept(job, pages_total=2)
+    late = claimed(ledger, job, "1+2", "gpu0")
+    lapse(ledger)
+    assert ledger.sweep("q.").publish == ((job.id, "1+2", "interactive"),)
+    current = claimed(ledger, job, "1+2", "gpu1")
+
+    # When both write, and both renew
+    refused = ledger.finish_page(late, page_read(1, "late"))
+    ledger.finish_page(current, page_read(1, "current"))
+
+    # Then the first is refused, and told so
+    assert refused is Refusal.FENCED
+    assert ledger.renew([late, current]) == [False, True]
+    assert ledger.finish_page(current, page_read(1, "twice")) is Refusal.DUPLICATE
+    ledger.finish_page(current, page_read(2))
+    assert [page.text for page in ledger.result(job.id).pages if isinstance(page, PageResult)] == ["current", "text"]
+
+
+def test_a_second_try_gets_the_missing_pages_only(ledger: Ledger) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=4)
+    first = claimed(ledger, job, "1+4")
+    ledger.finish_page(first, page_read(3))
+    lapse(ledger)
+    ledger.sweep("q.")
+    assert claimed(ledger, job, "1+4").pages == (1, 2, 4)
+    ledger.cancel(job.id)
+
+
+def test_cancel_is_final(ledger: Ledger) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=2)
+    claim = claimed(ledger, job, "1+2")
+    ledger.finish_page(claim, page_read(1))
+
+    ledger.cancel(job.id)
+
+    assert ledger.finish_page(claim, page_read(2)) is Refusal.FINAL
+    assert ledger.renew([claim]) == [False]
+    assert ledger.claim(job.id, "1+2", "gpu1") is Refusal.FINAL
+    result = ledger.result(job.id)
+    assert result.state is JobState.CANCELLED
+    assert len(result.pages) == 1
+    assert result.error is not None
+    assert isinstance(result.error.exception(), Cancelled)
+    ledger.cancel(job.id)
+    assert ledger.totals()["jobs_cancelled"] == 1
+
+
+def test_a_job_expires_at_its_deadline_by_the_servers_clock(ledger: Ledger) -> None:
+    swept, claimed_late = make_job(deadline_s=100), make_job(deadline_s=100)
+    for job in (swept, claimed_late):
+        ledger.accept(job, pages_total=1)
+        ledger.redis.hset(f"{ledger.namespace}:job:{job.id}", "deadline", 1)
+    assert ledger.claim(claimed_late.id, "1+1", "gpu0") is Refusal.FINAL
+    ledger.redis.zadd(f"{ledger.namespace}:active", {swept.id: 1})
+    ledger.sweep("q.")
+    for job in (swept, claimed_late):
+        status = ledger.status(job.id)
+        assert status.state is JobState.EXPIRED
+        assert status.error is not None
+        assert status.error.code == "deadline_exceeded"
+
+
+def test_pages_of_workers_that_die_go_to_quarantine_one_by_one(ledger: Ledger) -> None:
+    # Given a span of three pages whose second page kills every worker
+    job = make_job()
+    ledger.accept(job, pages_total=3)
+
+    # When two workers die with it, then one more with page 2 alone
+    for _ in range(2):
+        claimed(ledger, job, "1+3")
+        lapse(ledger)
+        swept = ledger.sweep("q.")
+    assert swept.publish == tuple((job.id, f"{page}+1", "quarantine") for page in (1, 2, 3))
+    for page in (1, 3):
+        ledger.finish_page(claimed(ledger, job, f"{page}+1"), page_read(page))
+    claimed(ledger, job, "2+1")
+    lapse(ledger)
+    assert ledger.sweep("q.").publish == ()
+
+    # Then only that page has failed
+    result = ledger.result(job.id)
+    assert result.state is JobState.PARTIAL
+    assert [page.error.code for page in result.pages if isinstance(page, PageFailure)] == ["poison_document"]
+
+
+def test_a_message_that_the_broker_lost_is_published_again_once_its_queue_is_empty(ledger: Ledger) -> None:
+    job = make_job(lane=Lane.BULK)
+    ledger.accept(job, pages_total=1)
+    ledger.redis.zadd(f"{ledger.namespace}:waiting", {f"{job.id} 1+1": 1})
+    prefix = f"{ledger.namespace}."
+
+    ledger.redis.rpush(f"{prefix}bulk", "a message of another job")
+    assert ledger.sweep(prefix).publish == ()
+    ledger.redis.delete(f"{prefix}bulk")
+    assert ledger.sweep(prefix).publish == ((job.id, "1+1", "bulk"),)
+    assert ledger.sweep(prefix).publish == ()
+
+
+def test_a_released_unit_goes_back_without_a_death(ledger: Ledger) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=1)
+    claim = claimed(ledger, job, "1+1")
+    assert ledger.release(claim, again=True) == [(job.id, "1+1", "interactive")]
+    assert ledger.finish_page(claim, page_read(1)) is Refusal.FENCED
+    assert ledger.redis.hget(f"{ledger.namespace}:spans:{job.id}", "1+1:deaths") == b"0"
+    claimed(ledger, job, "1+1")
+
+
+def test_the_blob_of_a_finished_job_is_garbage_when_its_result_is(ledger: Ledger) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=1)
+    ledger.cancel(job.id)
+    assert ledger.sweep("q.").blobs == ()
+    ledger.redis.zadd(f"{ledger.namespace}:garbage", {job.blob: 1})
+    assert ledger.sweep("q.").blobs == (job.blob,)
+    assert ledger.sweep("q.").blobs == ()
+
+
+def test_a_full_pool_refuses_more(settings: Settings) -> None:
+    ledger = Ledger(settings.model_copy(update={"max_queued_jobs": 1}))
+    first = make_job()
+    ledger.accept(first, pages_total=1)
+    with pytest.raises(QueueFull, match="1 unfinished jobs"):
+        ledger.accept(make_job(), pages_total=1)
+    ledger.cancel(first.id)
+    ledger.accept(make_job(), pages_total=1)
+    ledger.close()
+
+
+def test_asking_too_early_or_for_nothing(ledger: Ledger) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=1)
+    with pytest.raises(NotFinished):
+        ledger.result(job.id)
+    with pytest.raises(NotFound):
+        ledger.status(new_job_id())
+    with pytest.raises(NotFound):
+        ledger.cancel(new_job_id())
+    assert ledger.claim(new_job_id(), "1+1", "gpu0") is Refusal.GONE
+
+
+def lapse(ledger: Ledger) -> None:
+    """Let every lease run out, without waiting for it."""
+    for member in ledger.redis.zrange(f"{ledger.namespace}:leases", 0, -1):
+        ledger.redis.zadd(f"{ledger.namespace}:leases", {member: 1})
