@@ -1,0 +1,34 @@
+"""`python -m producer.gateway`: one gateway process with the settings of the environment."""
+
+from __future__ import annotations
+
+import sys
+
+from pydantic import ValidationError
+
+from producer.gateway.server import run
+from producer.logs import configure_logs
+from producer.settings import Settings
+
+
+def main() -> int:
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        print(f"OCRPOOL_{str(first['loc'][0]).upper()}: {first['msg']}", file=sys.stderr)
+        return 2
+    configure_logs(settings)
+    try:
+        run(settings)
+    except OSError as error:
+        address = f"{settings.gateway_host}:{settings.gateway_port}"
+        print(f"The gateway cannot listen on {address}: {error.strerror or error}.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

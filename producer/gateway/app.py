@@ -1,0 +1,57 @@
+"""The gateway: the producer's library behind HTTP, as one FastAPI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from producer.gateway import health, jobs, ocr, openapi, problems
+from producer.gateway.async_producer import AsyncProducer
+from producer.gateway.metrics import Metrics, MetricsMiddleware
+from producer.gateway.state import Gateway
+from producer.gateway.waiting import Watcher
+from producer.producer import Producer
+from producer.settings import Settings
+
+_TAGS = [
+    {"name": "jobs", "description": "Hand in documents, follow them, fetch their pages."},
+    {"name": "ocr", "description": "One request, one answer."},
+    {"name": "operations", "description": "For load balancers and monitoring."},
+]
+
+
+def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
+    """The application. It makes and closes a producer of its own unless it is given one."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        blocking = producer or Producer(settings)
+        metrics.watch_pool(blocking.ledger)
+        watcher = Watcher(settings.redis_url, f"{settings.namespace}:events")
+        app.state.gateway = Gateway(settings, AsyncProducer(blocking), watcher, metrics)
+        await watcher.start()
+        try:
+            yield
+        finally:
+            await watcher.stop()
+            if producer is None:
+                blocking.close()
+
+    app = FastAPI(
+        title="ocrpool",
+        version=version("ocrpool"),
+        summary="Documents in, text out: the HTTP face of an OCR worker pool.",
+        openapi_tags=_TAGS,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
+    problems.install(app)
+    for part in (jobs, ocr, health):
+        app.include_router(part.router)
+    openapi.describe_problems(app)
+    return app

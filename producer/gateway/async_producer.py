@@ -1,0 +1,49 @@
+"""The producer's blocking calls, awaitable: each runs in a bounded thread, none on the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+from producer.gateway.documents import Upload
+from producer.job import JobStatus
+from producer.producer import Producer
+
+#: Threads for submissions, which hold or copy documents, and for all other calls, which are short: the first cannot
+#: starve the second.
+SUBMIT_THREADS = 8
+CALL_THREADS = 16
+
+Returned = TypeVar("Returned")
+
+
+class AsyncProducer:
+    """`Producer`'s face towards the routes. Belongs to one event loop.
+
+    Each method raises what the producer's own raises.
+    """
+
+    def __init__(self, producer: Producer) -> None:
+        self.producer = producer
+        self._submits = CapacityLimiter(SUBMIT_THREADS)
+        self._calls = CapacityLimiter(CALL_THREADS)
+
+    async def call(self, function: Callable[[], Returned]) -> Returned:
+        """Run `function` in a thread, once one is free."""
+        return await to_thread.run_sync(function, limiter=self._calls)
+
+    async def submit(self, upload: Upload) -> JobStatus:
+        return await to_thread.run_sync(partial(self._submit, upload), limiter=self._submits)
+
+    def _submit(self, upload: Upload) -> JobStatus:
+        with upload.opened() as document:
+            return self.producer.submit(document.source, document.options, name=document.name).status()
+
+    async def status(self, job_id: str) -> JobStatus:
+        return await self.call(partial(self.producer.status, job_id))
+
+    async def cancel(self, job_id: str) -> JobStatus:
+        return await self.call(partial(self.producer.cancel, job_id))

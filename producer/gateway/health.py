@@ -1,0 +1,58 @@
+"""Whether the gateway lives, whether the pool is ready, and what both have counted."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+from starlette.responses import RedirectResponse
+
+from producer.errors import Unavailable
+from producer.gateway.problems import responses
+from producer.gateway.state import TheGateway
+
+router = APIRouter(tags=["operations"])
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    status: Literal["ready"] = "ready"
+    workers: int
+
+
+@router.get("/healthz", summary="Whether this process lives", response_model=Health)
+async def healthz() -> Health:
+    """Answers as long as the process does; says nothing about the pool."""
+    return Health()
+
+
+@router.get("/readyz", summary="Whether the pool is ready", response_model=Readiness, responses=responses(Unavailable))
+async def readyz(gateway: TheGateway) -> Readiness:
+    """Ready when Redis answers and at least one worker has warmed up."""
+    if gateway.watcher.released:
+        raise Unavailable("The gateway is stopping.")
+    workers = await gateway.producer.call(gateway.producer.producer.workers)
+    if not workers:
+        raise Unavailable("No worker is ready.")
+    return Readiness(workers=len(workers))
+
+
+@router.get(
+    "/metrics",
+    summary="Counts and times for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(gateway: TheGateway) -> Response:
+    text = await gateway.producer.call(gateway.metrics.text)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/", include_in_schema=False)
+async def home() -> RedirectResponse:
+    return RedirectResponse("/docs")

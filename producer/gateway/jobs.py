@@ -1,0 +1,187 @@
+"""The native jobs API: hand in, follow, fetch, cancel."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from producer.errors import (
+    CorruptDocument,
+    InvalidRequest,
+    NotFinished,
+    NotFound,
+    QueueFull,
+    TooLarge,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from producer.gateway.documents import received
+from producer.gateway.openapi import JOB_BODY, RESULT_EXAMPLE, STATUS_EXAMPLE
+from producer.gateway.problems import POLL_AFTER_S, JobProblem, responses
+from producer.gateway.state import Gateway, TheGateway
+from producer.job import JobResult, JobStatus
+
+router = APIRouter(prefix="", tags=["jobs"])
+
+_JOB_ID = re.compile(r"job_[0-9a-f]{32}")
+
+
+async def _known_form(job_id: Annotated[str, Path(description="The job's id.", examples=["job_" + "0" * 32])]) -> str:
+    """A job's id; what has not the form of one names no job, and never reaches Redis."""
+    if not _JOB_ID.fullmatch(job_id):
+        raise NotFound("There is no such job.")
+    return job_id
+
+
+JobIdInPath = Annotated[str, Depends(_known_form)]
+
+
+class JobLinks(BaseModel):
+    """Where to go on from here."""
+
+    self: str = Field(examples=["/v1/jobs/job_..."])
+    result: str = Field(examples=["/v1/jobs/job_.../result"])
+
+
+class JobAnswer(JobStatus):
+    """A job's status with its addresses."""
+
+    links: JobLinks
+
+
+def job_path(job_id: str) -> str:
+    return f"/v1/jobs/{job_id}"
+
+
+def _answer(status: JobStatus, *, code: int = 200, headers: dict[str, str] | None = None) -> Response:
+    path = job_path(status.id)
+    answer = JobAnswer(**dict(status), links=JobLinks(self=path, result=f"{path}/result"))
+    out = {"Cache-Control": "no-store", **(headers or {})}
+    if not status.final:
+        out["Retry-After"] = str(POLL_AFTER_S)
+    return Response(answer.model_dump_json(), status_code=code, headers=out, media_type="application/json")
+
+
+@router.post(
+    "/v1/jobs",
+    status_code=202,
+    summary="Hand in a document",
+    response_model=JobAnswer,
+    openapi_extra=JOB_BODY,
+    responses={
+        202: {
+            "description": "The job is accepted. `Location` is its address.",
+            "content": {"application/json": {"example": STATUS_EXAMPLE}},
+        },
+        **responses(InvalidRequest, TooLarge, UnsupportedMediaType, CorruptDocument, QueueFull, Unavailable),
+    },
+)
+async def submit(request: Request, gateway: TheGateway) -> Response:
+    """Accepts a PDF or an image and returns at once; the pool reads it in the background.
+
+    The type is told from the document's first bytes, never from its name. Send it as a form with a `file` and the
+    options as fields, or as JSON with the document in base64.
+    """
+    async with received(request, gateway.settings.max_document_bytes) as upload:
+        status = await gateway.producer.submit(upload)
+    return _answer(status, code=202, headers={"Location": job_path(status.id)})
+
+
+@router.get(
+    "/v1/jobs/{job_id}",
+    summary="Follow a job",
+    response_model=JobAnswer,
+    responses={
+        200: {
+            "description": "The job's state and progress.",
+            "content": {"application/json": {"example": STATUS_EXAMPLE}},
+        },
+        **responses(InvalidRequest, NotFound, Unavailable),
+    },
+)
+async def status(
+    job_id: JobIdInPath,
+    gateway: TheGateway,
+    wait: Annotated[
+        float,
+        Query(
+            ge=0,
+            allow_inf_nan=False,
+            description="Seconds to wait for the job to end; a longer wait than the gateway's limit is cut to it.",
+        ),
+    ] = 0,
+) -> Response:
+    """Tells how far the job is. With `wait`, answers as soon as the job has ended, or when the time is up."""
+    found = await gateway.wait(job_id, wait) if wait else await gateway.producer.status(job_id)
+    return _answer(found)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/result",
+    summary="Fetch a job's pages",
+    response_model=JobResult,
+    responses={
+        200: {
+            "description": "Every page's outcome, or the pages' text.",
+            "content": {
+                "application/json": {"example": RESULT_EXAMPLE},
+                "text/plain": {"schema": {"type": "string"}, "example": "TOTAL 12.50"},
+            },
+        },
+        **responses(InvalidRequest, NotFound, NotFinished, Unavailable),
+    },
+)
+async def result(
+    request: Request,
+    job_id: JobIdInPath,
+    gateway: TheGateway,
+    format: Annotated[
+        Literal["json", "text"] | None, Query(description="Without it, `Accept: text/plain` asks for text.")
+    ] = None,
+) -> Response:
+    """Every page with its lines, in page order, once the job has ended.
+
+    As text: the pages that were read, a blank line between them; `OCRPool-Pages-Failed` counts the others. A job
+    without any page that was read answers its error instead.
+    """
+    as_text = format == "text" or (format is None and _prefers_text(request.headers.get("accept", "")))
+    return await gateway.producer.call(partial(_result, gateway, job_id, as_text))
+
+
+@router.delete(
+    "/v1/jobs/{job_id}",
+    summary="Cancel a job",
+    response_model=JobAnswer,
+    responses={
+        200: {
+            "description": "Where the job stands now.",
+            "content": {"application/json": {"example": {**STATUS_EXAMPLE, "state": "cancelled"}}},
+        },
+        **responses(NotFound, Unavailable),
+    },
+)
+async def cancel(job_id: JobIdInPath, gateway: TheGateway) -> Response:
+    """Stops the job's work. A job that has ended stays as it is."""
+    return _answer(await gateway.producer.cancel(job_id))
+
+
+def _result(gateway: Gateway, job_id: str, as_text: bool) -> Response:
+    """Blocks: a result of many pages takes a while to read and to write out."""
+    found = gateway.producer.producer.result(job_id)
+    if not as_text:
+        return Response(found.model_dump_json(), media_type="application/json")
+    pages_read = sum(page.kind == "page" for page in found.pages)
+    if not pages_read and found.error is not None:
+        raise JobProblem(found.error.exception(), job_path(job_id))
+    headers = {"OCRPool-Pages-Failed": str(len(found.pages) - pages_read)}
+    return Response(found.text, headers=headers, media_type="text/plain")
+
+
+def _prefers_text(accept: str) -> bool:
+    """Whether the header names text and not JSON: clients that take anything get JSON."""
+    kinds: list[Any] = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
+    return "text/plain" in kinds and "application/json" not in kinds

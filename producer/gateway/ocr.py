@@ -1,0 +1,96 @@
+"""One request, one answer: hand in a document and wait for its pages."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+
+from producer.errors import (
+    Cancelled,
+    CorruptDocument,
+    DeadlineExceeded,
+    EncryptedDocument,
+    ImageTooLarge,
+    InvalidRequest,
+    OcrpoolError,
+    PageTimeout,
+    PoisonDocument,
+    QueueFull,
+    TooLarge,
+    TooManyPages,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from producer.gateway.documents import received
+from producer.gateway.jobs import job_path
+from producer.gateway.openapi import OCR_BODY, RESULT_EXAMPLE
+from producer.gateway.problems import JobProblem, responses
+from producer.gateway.state import Gateway, TheGateway
+from producer.job import JobResult
+
+router = APIRouter(tags=["ocr"])
+
+
+class OcrAnswer(BaseModel):
+    """The pages of one document."""
+
+    result: JobResult
+
+
+@router.post(
+    "/ocr",
+    summary="Read a document and wait for it",
+    response_model=OcrAnswer,
+    openapi_extra=OCR_BODY,
+    responses={
+        200: {
+            "description": "Every page's outcome. Pages that failed stand beside those that were read.",
+            "content": {"application/json": {"example": {"result": RESULT_EXAMPLE}}},
+        },
+        **responses(
+            InvalidRequest,
+            TooLarge,
+            TooManyPages,
+            ImageTooLarge,
+            UnsupportedMediaType,
+            CorruptDocument,
+            EncryptedDocument,
+            PageTimeout,
+            PoisonDocument,
+            Cancelled,
+            QueueFull,
+            Unavailable,
+            DeadlineExceeded,
+        ),
+    },
+)
+async def read(request: Request, gateway: TheGateway) -> Response:
+    """Waits until every page is read, up to the gateway's longest wait.
+
+    When that is not enough the answer is 504 and its `Location` is the job, which goes on and can be followed there.
+    A document that cannot be read answers its own error.
+    """
+    async with received(request, gateway.settings.max_document_bytes, json_too=False) as upload:
+        status = await gateway.producer.submit(upload)
+    location = job_path(status.id)
+    limit_s = gateway.settings.max_wait_s
+    try:
+        status = await gateway.wait(status.id, limit_s)
+        if status.final:
+            return await gateway.producer.call(partial(_answer, gateway, status.id))
+    except OcrpoolError as error:
+        raise JobProblem(error, location) from error
+    if gateway.watcher.released:
+        raise JobProblem(Unavailable("The gateway is stopping; the job goes on at its Location."), location)
+    late = DeadlineExceeded(f"The document was not read within {limit_s:g} s; the job goes on at its Location.")
+    raise JobProblem(late, location)
+
+
+def _answer(gateway: Gateway, job_id: str) -> Response:
+    """Blocks, as a result of many pages takes a while to write out. Raises the error of a job without any page."""
+    result = gateway.producer.producer.result(job_id)
+    if result.error is not None:
+        raise result.error.exception()
+    return Response(OcrAnswer(result=result).model_dump_json(), media_type="application/json")

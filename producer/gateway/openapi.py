@@ -1,0 +1,98 @@
+"""What the API's description says beyond the models: request bodies and examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from producer.gateway.documents import JobRequest
+from producer.gateway.problems import Problem
+from producer.job import ReadOptions
+
+_JOB_ID = "job_4f1c0d5e8a7b4c2d9e3f60718293a4b5"
+
+STATUS_EXAMPLE: dict[str, Any] = {
+    "id": _JOB_ID,
+    "name": "invoice.pdf",
+    "state": "running",
+    "pages_total": 20,
+    "pages_done": 7,
+    "pages_failed": 0,
+    "created_at": 1767225600.0,
+    "started_at": 1767225600.02,
+    "finished_at": None,
+    "error": None,
+    "links": {"self": f"/v1/jobs/{_JOB_ID}", "result": f"/v1/jobs/{_JOB_ID}/result"},
+}
+
+RESULT_EXAMPLE: dict[str, Any] = {
+    "version": 1,
+    "id": _JOB_ID,
+    "name": "receipt.jpg",
+    "state": "succeeded",
+    "pages": [
+        {
+            "kind": "page",
+            "page": 1,
+            "width": 640,
+            "height": 960,
+            "angle": 0,
+            "lines": [
+                {
+                    "quad": [[40.0, 32.0], [310.0, 32.0], [310.0, 64.0], [40.0, 64.0]],
+                    "text": "TOTAL 12.50",
+                    "score": 0.98,
+                    "angle": 0,
+                }
+            ],
+            "text": "TOTAL 12.50",
+            "engine": "pp-ocr",
+            "model": "PP-OCRv6_small",
+            "timings": {"rasterise_ms": 7.1, "detect_ms": 48.0, "recognise_ms": 95.5},
+        }
+    ],
+    "error": None,
+}
+
+
+def _form_schema() -> dict[str, Any]:
+    options = ReadOptions.model_json_schema()
+    return {
+        "type": "object",
+        "required": ["file"],
+        "properties": {
+            "file": {"type": "string", "format": "binary", "description": "A PDF or an image."},
+            "name": {"type": "string", "description": "Shown with the job; without it, the file's name."},
+            **options["properties"],
+        },
+    }
+
+
+_FORM = {"schema": _form_schema()}
+_JSON = {
+    "schema": {"$ref": "#/components/schemas/JobRequest"},
+    "example": {"document": "JVBERi0xLjcK...", "name": "invoice.pdf", "options": {"lane": "bulk"}},
+}
+
+JOB_BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": _FORM, "application/json": _JSON}}}
+OCR_BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": _FORM}}}
+
+
+def describe_problems(app: FastAPI) -> None:
+    """Add the schemas that responses and bodies refer to by name, and leave out the framework's own error."""
+    generated = app.openapi
+
+    def described() -> dict[str, Any]:
+        fresh = app.openapi_schema is None
+        schema = generated()
+        if fresh:
+            schemas = schema["components"]["schemas"]
+            schemas["Problem"] = Problem.model_json_schema()
+            request = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(request.pop("$defs"), JobRequest=request)
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+        return schema
+
+    app.openapi = described  # type: ignore[method-assign]

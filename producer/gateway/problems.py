@@ -1,0 +1,149 @@
+"""Errors as answers: `application/problem+json` (RFC 9457) with the codes of `producer.errors`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from producer.errors import BY_CODE, Internal, InvalidRequest, NotFinished, NotFound, OcrpoolError, TooLarge
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+#: Seconds after which a client may ask again: short for a job under way, longer for a pool that is full or away.
+POLL_AFTER_S = 1
+RETRY_AFTER_S = 5
+
+
+class Problem(BaseModel):
+    """The body of every error."""
+
+    type: str = Field(description="Names the kind of problem.", examples=["urn:ocrpool:problem:not_found"])
+    title: str = Field(description="The kind of problem in words.", examples=["Not found"])
+    status: int = Field(description="The HTTP status.", examples=[404])
+    detail: str = Field(description="One sentence about this occurrence.", examples=["There is no such job."])
+    code: str = Field(description=f"One of {', '.join(sorted(BY_CODE))}.", examples=["not_found"])
+    retryable: bool = Field(description="Whether the same request may succeed later.", examples=[False])
+    instance: str | None = Field(None, description="The job that the problem is about.", examples=["/v1/jobs/job_..."])
+
+
+class JobProblem(Exception):
+    """An error about one job, whose address the answer carries."""
+
+    def __init__(self, error: OcrpoolError, location: str) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.location = location
+
+
+def problem_response(
+    error: OcrpoolError, *, status: int | None = None, headers: Mapping[str, str] | None = None, instance: str = ""
+) -> Response:
+    """The answer that tells `error`. `instance` is the path of the job that it is about."""
+    status = error.http_status if status is None else status
+    problem = Problem(
+        type=f"urn:ocrpool:problem:{error.code}",
+        title=error.code.replace("_", " ").capitalize(),
+        status=status,
+        detail=str(error),
+        code=error.code,
+        retryable=error.retryable,
+        instance=instance or None,
+    )
+    out = dict(headers or {})
+    if error.retryable:
+        out["Retry-After"] = str(POLL_AFTER_S if isinstance(error, NotFinished) else RETRY_AFTER_S)
+    if isinstance(error, TooLarge):
+        # The rest of the body is not wanted: without this the server would read it all to keep the connection.
+        out["Connection"] = "close"
+    if instance:
+        out["Location"] = instance
+    body = problem.model_dump_json(exclude_none=True)
+    return Response(body, status_code=status, headers=out, media_type=MEDIA_TYPE)
+
+
+def invalid(errors: Sequence[Any]) -> InvalidRequest:
+    """The error for pydantic's list of complaints: one sentence that names the first field at fault."""
+    first = errors[0]
+    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
+    what = str(first["msg"]).rstrip(".")
+    return InvalidRequest(f"{'.'.join(where) or 'The request'}: {what[0].lower()}{what[1:]}.")
+
+
+def responses(*errors: type[OcrpoolError]) -> dict[int | str, dict[str, Any]]:
+    """How an operation's errors are documented. Errors of one status share an entry with an example each."""
+    documented: dict[int | str, dict[str, Any]] = {}
+    kinds: list[type[OcrpoolError]] = [*errors, Internal]
+    for error in kinds:
+        content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}}
+        entry = documented.setdefault(
+            error.http_status, {"description": HTTPStatus(error.http_status).phrase, "content": content}
+        )
+        example = {
+            "type": f"urn:ocrpool:problem:{error.code}",
+            "title": error.code.replace("_", " ").capitalize(),
+            "status": error.http_status,
+            "detail": str(error()),
+            "code": error.code,
+            "retryable": error.retryable,
+        }
+        entry["content"][MEDIA_TYPE]["examples"][error.code] = {"value": example}
+    return documented
+
+
+async def _tell(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OcrpoolError)
+    return problem_response(error)
+
+
+async def _tell_job(request: Request, error: Exception) -> Response:
+    assert isinstance(error, JobProblem)
+    return problem_response(error.error, instance=error.location)
+
+
+async def _tell_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return problem_response(invalid(error.errors()))
+
+
+async def _tell_http(request: Request, error: Exception) -> Response:
+    """The framework's own refusals: no such route, no such method."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return problem_response(NotFound("There is nothing at this address."))
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        refusal = InvalidRequest(f"This address does not answer to {request.method}.")
+    else:
+        refusal = InvalidRequest(str(error.detail))
+    return problem_response(refusal, status=error.status_code, headers=error.headers)
+
+
+async def _tell_nobody(request: Request, error: Exception) -> Response:
+    """The client hung up while it sent its document. The status, nginx's for this, is seen in metrics alone."""
+    return Response(status_code=499)
+
+
+async def _tell_unexpected(request: Request, error: Exception) -> Response:
+    # The server logs the traceback itself: the framework raises the error again once it is answered.
+    log.error("gateway.unexpected", method=request.method, path=request.url.path, error=type(error).__name__)
+    return problem_response(Internal())
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every error as a problem."""
+    app.add_exception_handler(OcrpoolError, _tell)
+    app.add_exception_handler(JobProblem, _tell_job)
+    app.add_exception_handler(RequestValidationError, _tell_invalid)
+    app.add_exception_handler(HTTPException, _tell_http)
+    app.add_exception_handler(ClientDisconnect, _tell_nobody)
+    app.add_exception_handler(Exception, _tell_unexpected)

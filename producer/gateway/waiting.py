@@ -1,0 +1,155 @@
+"""Waiting for jobs: one Redis subscription a process wakes every long-poll whose job is final."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from producer.errors import Unavailable
+from producer.job import JobState, JobStatus
+
+log = structlog.get_logger(__name__)
+
+#: The reader pings after this silence, and takes the connection for dead after another.
+SILENCE_S = 10.0
+#: The first and the longest pause before the reader connects again.
+RECONNECT_S = (0.1, 2.0)
+#: While the reader is not connected, waiters look for themselves this often.
+REREAD_S = 5.0
+
+
+class Watcher:
+    """Reads the ledger's events and wakes the waiters of each job that became final. Lives on one event loop."""
+
+    def __init__(self, redis_url: str, channel: str) -> None:
+        self._redis_url = redis_url
+        self._channel = channel
+        self._bells: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._reader: asyncio.Task[None] | None = None
+        self.connected = asyncio.Event()
+        self.released = False
+
+    @property
+    def waiting(self) -> int:
+        """Long-polls that wait at this moment."""
+        return sum(len(bells) for bells in self._bells.values())
+
+    async def start(self) -> None:
+        self._reader = asyncio.create_task(self._read_forever(), name="watcher")
+
+    async def stop(self) -> None:
+        self.release()
+        if self._reader is not None:
+            self._reader.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._reader
+
+    def release(self) -> None:
+        """Let every long-poll answer at once, those that come later too: the server is about to stop."""
+        self.released = True
+        self._ring_all()
+
+    async def wait(self, job_id: str, read: Callable[[], Awaitable[JobStatus]], timeout_s: float) -> JobStatus:
+        """The job's status once it is final, the time is up or the server stops. `read` gives the present status.
+
+        Raises:
+            what `read` raises, at the start or at the end; while waiting an unreachable pool is waited out.
+        """
+        with self._bell(job_id) as bell:
+            # The bell hangs before this reading: what happens after it rings.
+            status = await read()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    while not status.final and not self.released:
+                        await self._rung(bell)
+                        with suppress(Unavailable):
+                            status = await read()
+                    return status
+            return await read()
+
+    async def _rung(self, bell: asyncio.Event) -> None:
+        while not bell.is_set() and not self.released:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REREAD_S):
+                    await bell.wait()
+            if not self.connected.is_set():
+                break
+        bell.clear()
+
+    @contextmanager
+    def _bell(self, job_id: str) -> Iterator[asyncio.Event]:
+        bell = asyncio.Event()
+        self._bells[job_id].add(bell)
+        try:
+            yield bell
+        finally:
+            bells = self._bells[job_id]
+            bells.discard(bell)
+            if not bells:
+                del self._bells[job_id]
+
+    def _ring_all(self) -> None:
+        for bells in self._bells.values():
+            for bell in bells:
+                bell.set()
+
+    async def _read_forever(self) -> None:
+        first, longest = RECONNECT_S
+        pause = first
+        while True:
+            try:
+                await self._read()
+            except (RedisError, OSError) as error:
+                if self.connected.is_set():
+                    pause = first
+                    log.warning("gateway.events_lost", error=str(error))
+                self.connected.clear()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, longest)
+
+    async def _read(self) -> None:
+        """Dispatch events until the connection fails."""
+        async with AsyncExitStack() as stack:
+            # Reconnecting is this class's work: after a gap every waiter has to look again.
+            redis = Redis.from_url(
+                self._redis_url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=5, socket_keepalive=True
+            )
+            await stack.enter_async_context(aclosing(redis))
+            pubsub = await stack.enter_async_context(redis.pubsub())
+            await pubsub.subscribe(self._channel)
+            pinged = False
+            while True:
+                message = await pubsub.get_message(timeout=SILENCE_S)
+                if message is None:
+                    if pinged:
+                        raise ConnectionError("the subscription is silent")
+                    await pubsub.ping()
+                    pinged = True
+                    continue
+                pinged = False
+                if message["type"] == "subscribe":
+                    self.connected.set()
+                    self._ring_all()
+                elif message["type"] == "message":
+                    self._dispatch(message["data"])
+
+    def _dispatch(self, payload: bytes) -> None:
+        try:
+            event = json.loads(payload)
+            job_id, ended = event["job_id"], JobState(event["state"]).final
+        except (ValueError, KeyError, TypeError) as error:
+            # Whatever else was published there must not end the reader.
+            log.warning("gateway.event_not_understood", error=str(error))
+            return
+        if ended and job_id in self._bells:
+            for bell in self._bells[job_id]:
+                bell.set()

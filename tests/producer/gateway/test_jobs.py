@@ -1,0 +1,93 @@
+"""The jobs API as a client uses it."""
+
+from __future__ import annotations
+
+import base64
+import random
+
+import httpx
+import pytest
+
+from producer.blobs import FolderStore
+from producer.job import JobResult
+from producer.ledger import Ledger
+from producer.settings import Settings
+from tests.producer.gateway.serving import PDF, PNG, Served, assert_problem, count_pages, read_pages, submit
+
+
+def test_a_document_goes_from_handed_in_to_text(http: httpx.Client, ledger: Ledger) -> None:
+    # Given a PDF that was handed in
+    answer = http.post("/v1/jobs", files={"file": ("../in/voice.pdf", PDF)}, data={"lane": "bulk", "deadline_s": ""})
+    assert answer.status_code == 202
+    job = answer.json()
+    assert answer.headers["location"] == job["links"]["self"] == f"/v1/jobs/{job['id']}"
+    assert int(answer.headers["retry-after"]) > 0
+    assert (job["state"], job["name"], job["pages_total"]) == ("queued", "voice.pdf", None)
+    assert ledger.backlog()["queue_bulk"] == 1
+
+    # When a worker has counted its pages and read some of them
+    count_pages(ledger, job["id"], 10)
+    read_pages(ledger, job["id"], "1+8")
+    # Then the status tells the progress, and the result is not there yet
+    status = http.get(answer.headers["location"])
+    assert status.headers["retry-after"]
+    assert (status.json()["state"], status.json()["pages_done"], status.json()["pages_total"]) == ("running", 8, 10)
+    assert_problem(http.get(job["links"]["result"]), 409, "not_finished")
+
+    # When the last pages are read, one of them in vain
+    read_pages(ledger, job["id"], "9+2", failing={10})
+    # Then the job is partial, and its result has every page
+    status = http.get(answer.headers["location"])
+    assert status.json()["state"] == "partial"
+    assert "retry-after" not in status.headers
+    result = JobResult.model_validate_json(http.get(job["links"]["result"]).content)
+    assert [page.page for page in result.pages] == list(range(1, 11))
+    assert [page.kind for page in result.pages] == ["page"] * 9 + ["failure"]
+
+
+@pytest.mark.parametrize("asking", [{"params": {"format": "text"}}, {"headers": {"Accept": "text/plain"}}])
+def test_a_result_can_be_plain_text(http: httpx.Client, ledger: Ledger, asking: dict[str, dict[str, str]]) -> None:
+    job_id = submit(http, PDF)
+    count_pages(ledger, job_id, 3)
+    read_pages(ledger, job_id, "1+3", failing={2})
+    answer = http.get(f"/v1/jobs/{job_id}/result", **asking)  # type: ignore[arg-type]
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.text == "page 1: 合计 12.50\n\npage 3: 合计 12.50"
+    assert answer.headers["ocrpool-pages-failed"] == "1"
+
+
+def test_a_job_without_any_page_is_never_an_empty_text(http: httpx.Client, ledger: Ledger) -> None:
+    job_id = submit(http)
+    read_pages(ledger, job_id, failing={1})
+    problem = assert_problem(http.get(f"/v1/jobs/{job_id}/result?format=text"), 422, "corrupt_document")
+    assert problem["instance"] == f"/v1/jobs/{job_id}"
+    assert http.get(f"/v1/jobs/{job_id}/result").json()["pages"][0]["error"]["code"] == "corrupt_document"
+
+
+def test_json_hands_in_the_same_document(http: httpx.Client, ledger: Ledger) -> None:
+    document = base64.b64encode(PNG).decode()
+    answer = http.post("/v1/jobs", json={"document": document, "name": "a.png", "options": {"lane": "bulk"}})
+    assert answer.status_code == 202
+    assert (answer.json()["name"], answer.json()["pages_total"]) == ("a.png", 1)
+    assert ledger.backlog()["queue_bulk"] == 1
+
+
+def test_cancelling_stops_a_job_once_and_leaves_an_ended_one_alone(http: httpx.Client, ledger: Ledger) -> None:
+    # Given one job that waits and one that has ended
+    waiting, ended = submit(http), submit(http)
+    read_pages(ledger, ended)
+    # When both are cancelled, the first twice
+    answers = [http.delete(f"/v1/jobs/{job_id}") for job_id in (waiting, waiting, ended)]
+    # Then only the first was stopped
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert [answer.json()["state"] for answer in answers] == ["cancelled", "cancelled", "succeeded"]
+    assert answers[0].json()["error"]["code"] == "cancelled"
+
+
+@pytest.mark.parametrize("size_bytes", [10, 5_000_000])
+def test_a_document_of_any_size_arrives_byte_for_byte(settings: Settings, size_bytes: int) -> None:
+    settings = settings.model_copy(update={"max_document_bytes": 10_000_000})
+    document = PDF + random.Random(size_bytes).randbytes(size_bytes)
+    with Served(settings) as served:
+        job_id = submit(served.http, document)
+    assert FolderStore(settings.blob_dir).get(job_id) == document

@@ -1,0 +1,141 @@
+"""Long-polls: they wake when the job ends, cost nothing meanwhile, and outlive a restart of Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from producer.embedded import Process, answers, free_port, redis_command
+from producer.gateway.async_producer import CALL_THREADS
+from producer.ledger import Ledger
+from producer.settings import Settings
+from tests.producer.gateway.serving import (
+    PDF,
+    CountingProducer,
+    Served,
+    assert_problem,
+    count_pages,
+    read_pages,
+    submit,
+    wait_until,
+)
+
+#: Far longer than any test may take: a long-poll that answers was woken.
+LONG_S = 600
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"max_wait_s": LONG_S})
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+def test_a_long_poll_sleeps_through_progress_and_wakes_at_the_end(
+    settings: Settings, ledger: Ledger, pool: ThreadPoolExecutor
+) -> None:
+    with CountingProducer(settings) as producer, Served(settings, producer) as served:
+        # Given a client that waits for a job of 20 pages
+        job_id = submit(served.http, PDF)
+        wait_until(served.gateway.watcher.connected.is_set)
+        before = producer.reads
+        answer = pool.submit(served.http.get, f"/v1/jobs/{job_id}", params={"wait": LONG_S}, timeout=LONG_S)
+        wait_until(lambda: served.waiting == 1 and producer.reads == before + 1)
+        # When its pages are read one span after the other
+        count_pages(ledger, job_id, 20)
+        for span in ("1+8", "9+8", "17+4"):
+            assert not answer.done()
+            read_pages(ledger, job_id, span)
+        # Then the client is told at the last page, and Redis was asked twice: at the start and at the end
+        assert answer.result().json()["state"] == "succeeded"
+        assert producer.reads == before + 2
+        wait_until(lambda: served.waiting == 0)
+
+
+def test_a_job_that_has_ended_and_a_wait_that_is_over_answer_at_once(settings: Settings, ledger: Ledger) -> None:
+    with Served(settings) as served:
+        ended, unread = submit(served.http), submit(served.http)
+        read_pages(ledger, ended)
+        assert served.http.get(f"/v1/jobs/{ended}?wait={LONG_S}").json()["state"] == "succeeded"
+        assert served.http.get(f"/v1/jobs/{unread}?wait=0.01").json()["state"] == "queued"
+
+
+def test_200_clients_wait_at_once_without_a_thread_each(settings: Settings, ledger: Ledger) -> None:
+    async def wait_for_all(served: Served, jobs: list[str]) -> list[httpx.Response]:
+        async with httpx.AsyncClient(
+            base_url=served.url, timeout=LONG_S, limits=httpx.Limits(max_connections=250)
+        ) as http:
+            waits = [asyncio.create_task(http.get(f"/v1/jobs/{job}?wait={LONG_S}")) for job in jobs * 10]
+            while served.waiting < 200:
+                await asyncio.sleep(0.005)
+            # Others are served meanwhile, and the waiters hold no threads
+            assert (await http.get("/healthz")).status_code == 200
+            assert threading.active_count() <= threads + CALL_THREADS
+            for job in jobs:
+                await asyncio.to_thread(read_pages, ledger, job)
+            return await asyncio.gather(*waits)
+
+    with Served(settings) as served:
+        # Given 20 jobs, each with ten clients that wait for it
+        jobs = [submit(served.http) for _ in range(20)]
+        threads = threading.active_count() + 1
+        # When the jobs end, then every client learns it
+        found = asyncio.run(wait_for_all(served, jobs))
+    assert [answer.json()["state"] for answer in found] == ["succeeded"] * 200
+
+
+def test_a_restart_of_redis_is_waited_out(settings: Settings, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    port = free_port()
+    settings = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
+    redis_log = tmp_path / "redis.log"
+
+    def start_redis() -> Process:
+        server = Process("redis", redis_command(tmp_path, port), redis_log)
+        server.wait_until(lambda: answers(settings.redis_url), timeout_s=30)
+        return server
+
+    redis = start_redis()
+    try:
+        with Served(settings) as served:
+            # Given two clients that wait for their jobs
+            jobs = [submit(served.http), submit(served.http)]
+            waits = [pool.submit(served.http.get, f"/v1/jobs/{job}?wait={LONG_S}", timeout=LONG_S) for job in jobs]
+            wait_until(lambda: served.waiting == 2 and served.gateway.watcher.connected.is_set())
+            # When Redis goes away, the pool is unavailable but the clients wait on
+            redis.stop(grace_s=10)
+            wait_until(lambda: not served.gateway.watcher.connected.is_set())
+            assert_problem(served.http.get(f"/v1/jobs/{jobs[0]}"), 503, "unavailable")
+            assert served.waiting == 2
+            # And when it is back, one job ends before the gateway listens again, or just after, and one later
+            redis = start_redis()
+            ledger = Ledger(settings)
+            read_pages(ledger, jobs[0])
+            assert waits[0].result().json()["state"] == "succeeded"
+            wait_until(served.gateway.watcher.connected.is_set)
+            read_pages(ledger, jobs[1])
+            assert waits[1].result().json()["state"] == "succeeded"
+            ledger.close()
+    finally:
+        redis.stop(grace_s=10)
+
+
+def test_a_stopping_server_answers_its_long_polls_at_once(settings: Settings, pool: ThreadPoolExecutor) -> None:
+    with Served(settings) as served:
+        job_id = submit(served.http)
+        poll = pool.submit(served.http.get, f"/v1/jobs/{job_id}?wait={LONG_S}", timeout=LONG_S)
+        read = pool.submit(served.http.post, "/ocr", files={"file": ("a.pdf", PDF)}, timeout=LONG_S)
+        wait_until(lambda: served.waiting == 2)
+        served.stop()
+        assert poll.result().json()["state"] == "queued"
+        assert "location" in read.result().headers
+        assert_problem(read.result(), 503, "unavailable")
