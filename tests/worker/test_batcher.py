@@ -1,0 +1,321 @@
+"""When a batch leaves, and what becomes of the items that should not be in it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import pytest
+
+from producer.errors import Cancelled, DeadlineExceeded, EngineOutOfMemory, Internal, Unavailable
+from worker.batcher import Batcher, BatchRecord
+
+PATIENCE_S = 10.0
+WINDOW_S = 0.05
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Doubler:
+    """A runner that answers with twice each item, and remembers its batches."""
+
+    batches: list[list[int]] = field(default_factory=list)
+    entered: threading.Event = field(default_factory=threading.Event)
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def __call__(self, bucket: str, items: list[int]) -> Sequence[int]:
+        self.batches.append(items)
+        self.entered.set()
+        assert self.gate.wait(PATIENCE_S)
+        return [2 * item for item in items]
+
+
+class Bench:
+    """A batcher with a runner, a clock and an upstream that the test moves by hand."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.pages_upstream = 1
+        self.runner = Doubler()
+        self.records: list[BatchRecord] = []
+        self.batcher: Batcher[str, int, int] = self.build(self.runner)
+
+    def build(self, *runners: Callable[[str, list[int]], Sequence[int]], capacity: int = 100) -> Batcher[str, int, int]:
+        self.batcher = Batcher(
+            "lines",
+            runners,
+            max_batch=lambda bucket: 4,
+            max_delay_s=WINDOW_S,
+            capacity=capacity,
+            upstream=lambda: self.pages_upstream,
+            clock=self.clock,
+            observer=self.records.append,
+        )
+        return self.batcher
+
+    def submit(self, *items: int, bucket: str = "wide", deadline: float | None = None) -> list[Future[int]]:
+        return [self.batcher.submit(item, bucket=bucket, deadline=deadline) for item in items]
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.batcher.notify()
+
+    def finish(self) -> None:
+        self.batcher.stop()
+        assert self.batcher.join(PATIENCE_S)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.runner.gate.set()
+    bench.finish()
+
+
+def answers(futures: list[Future[int]]) -> list[int]:
+    return [future.result(PATIENCE_S) for future in futures]
+
+
+def test_a_full_batch_leaves_without_waiting(bench: Bench) -> None:
+    # Given a page upstream that might still add lines, and a clock that stands still
+    bench.batcher.start()
+
+    # When as many lines come as a batch holds
+    futures = bench.submit(1, 2, 3, 4)
+
+    # Then they leave together
+    assert answers(futures) == [2, 4, 6, 8]
+    assert bench.runner.batches == [[1, 2, 3, 4]]
+
+
+def test_a_batch_leaves_when_its_oldest_item_has_waited_the_window(bench: Bench) -> None:
+    bench.batcher.start()
+    first = bench.submit(1)
+    bench.pass_time(WINDOW_S * 0.75)
+    second = bench.submit(2)
+
+    # When the first item, not the second, has waited long enough
+    bench.pass_time(WINDOW_S * 0.25)
+
+    assert answers(first + second) == [2, 4]
+    assert bench.runner.batches == [[1, 2]]
+
+
+def test_a_batch_leaves_at_once_when_nothing_upstream_can_join(bench: Bench) -> None:
+    bench.batcher.start()
+    futures = bench.submit(1, 2)
+
+    # When the last page upstream is done, although no time has passed
+    bench.pages_upstream = 0
+    bench.batcher.notify()
+
+    assert answers(futures) == [2, 4]
+    assert bench.runner.batches == [[1, 2]]
+
+
+def test_only_items_of_one_bucket_share_a_batch_and_the_oldest_goes_first(bench: Bench) -> None:
+    narrow = bench.submit(1, bucket="narrow")
+    bench.clock.now += WINDOW_S / 10
+    wide = bench.submit(2, bucket="wide")
+    narrow += bench.submit(3, bucket="narrow")
+
+    bench.clock.now += WINDOW_S
+    bench.batcher.start()
+
+    assert answers(narrow + wide) == [2, 6, 4]
+    assert bench.runner.batches == [[1, 3], [2]]
+
+
+def test_a_full_bucket_goes_before_an_older_one_that_is_not(bench: Bench) -> None:
+    old = bench.submit(1, bucket="narrow")
+    bench.clock.now += WINDOW_S
+    full = bench.submit(2, 3, 4, 5, bucket="wide")
+    bench.batcher.start()
+
+    assert answers(old + full) == [2, 4, 6, 8, 10]
+    assert bench.runner.batches == [[2, 3, 4, 5], [1]]
+
+
+def test_a_rare_bucket_does_not_starve_behind_full_ones(bench: Bench) -> None:
+    rare = bench.submit(1, bucket="narrow")
+    bench.clock.now += WINDOW_S * 20
+    common = bench.submit(2, 3, 4, 5, bucket="wide")
+    bench.batcher.start()
+
+    assert answers(rare + common) == [2, 4, 6, 8, 10]
+    assert bench.runner.batches == [[1], [2, 3, 4, 5]]
+
+
+def test_items_past_their_deadline_or_cancelled_never_reach_the_runner(bench: Bench) -> None:
+    flag = threading.Event()
+    late = bench.submit(1, deadline=0.01)[0]
+    unwanted = bench.batcher.submit(2, bucket="wide", cancelled=flag.is_set)
+    withdrawn = bench.submit(3)[0]
+    wanted = bench.submit(4)[0]
+
+    flag.set()
+    withdrawn.cancel()
+    bench.clock.now += WINDOW_S
+    bench.batcher.start()
+
+    assert wanted.result(PATIENCE_S) == 8
+    assert isinstance(late.exception(PATIENCE_S), DeadlineExceeded)
+    assert isinstance(unwanted.exception(PATIENCE_S), Cancelled)
+    assert withdrawn.cancelled()
+    assert bench.runner.batches == [[4]]
+
+
+def test_one_bad_item_fails_alone(bench: Bench) -> None:
+    def picky(bucket: str, items: list[int]) -> Sequence[int]:
+        if 3 in items:
+            raise ValueError("not three")
+        return [2 * item for item in items]
+
+    bench.build(picky).start()
+    one, two, three, four = bench.submit(1, 2, 3, 4)
+
+    assert answers([one, two, four]) == [2, 4, 8]
+    with pytest.raises(ValueError, match="not three"):
+        three.result(PATIENCE_S)
+
+
+def test_running_out_of_memory_lowers_the_batch_size_for_a_while(bench: Bench) -> None:
+    sizes: list[int] = []
+
+    def card(bucket: str, items: list[int]) -> Sequence[int]:
+        sizes.append(len(items))
+        if len(sizes) == 1:
+            raise MemoryError
+        return items
+
+    # Given a card that has no room for the first batch
+    bench.build(card, capacity=10_000)
+    futures = bench.submit(*range(1000))
+    bench.batcher.start()
+
+    # Then every item is read, in smaller batches that grow back after many that went well
+    assert answers(futures) == list(range(1000))
+    assert sizes[:4] == [4, 2, 2, 2]
+    assert sizes[-1] == 4
+    assert sizes.index(3) > 50
+
+
+def test_an_item_that_never_fits_gets_its_own_code(bench: Bench) -> None:
+    def no_card(bucket: str, items: list[int]) -> Sequence[int]:
+        raise MemoryError
+
+    bench.build(no_card).start()
+    futures = bench.submit(1, 2, 3, 4)
+
+    assert all(isinstance(future.exception(PATIENCE_S), EngineOutOfMemory) for future in futures)
+
+
+def test_a_runner_that_answers_too_few_is_caught(bench: Bench) -> None:
+    bench.build(lambda bucket, items: items[:1]).start()
+    one, two, *_ = bench.submit(1, 2, 3, 4)
+
+    # Alone, each item gets the one answer that was meant for it
+    assert answers([one, two]) == [1, 2]
+
+    bench.finish()
+    bench.build(lambda bucket, items: []).start()
+    assert isinstance(bench.submit(1, 2, 3, 4)[0].exception(PATIENCE_S), Internal)
+
+
+def test_submit_blocks_while_the_queue_is_full(bench: Bench) -> None:
+    bench.build(bench.runner, capacity=1)
+    first = bench.submit(1)
+    done = threading.Event()
+    later: list[Future[int]] = []
+
+    def submit_second() -> None:
+        later.extend(bench.submit(2))
+        done.set()
+
+    thread = threading.Thread(target=submit_second)
+    thread.start()
+    bench.pages_upstream = 0
+    assert not done.is_set()
+
+    # When the queue has room again
+    bench.batcher.start()
+
+    assert done.wait(PATIENCE_S)
+    thread.join(PATIENCE_S)
+    assert answers(first + later) == [2, 4]
+
+
+def test_an_item_that_finds_no_room_before_its_deadline_is_refused(bench: Bench) -> None:
+    bench.build(bench.runner, capacity=1)
+    bench.submit(1)
+
+    late = bench.submit(2, deadline=0.0)[0]
+
+    assert isinstance(late.exception(PATIENCE_S), DeadlineExceeded)
+
+
+def test_stop_drains_what_is_queued_and_refuses_the_rest(bench: Bench) -> None:
+    futures = bench.submit(1, 2)
+    bench.batcher.start()
+    bench.batcher.stop()
+    refused = bench.submit(3)[0]
+
+    assert answers(futures) == [2, 4]
+    assert isinstance(refused.exception(PATIENCE_S), Unavailable)
+    assert bench.batcher.join(PATIENCE_S)
+    assert bench.batcher.runners_alive == 0
+
+
+def test_nobody_waits_for_a_runner_that_died(bench: Bench) -> None:
+    def dying(bucket: str, items: list[int]) -> Sequence[int]:
+        raise SystemExit
+
+    bench.build(dying)
+    futures = bench.submit(1, 2, 3, 4, 5, 6)
+    bench.batcher.start()
+
+    assert all(isinstance(future.exception(PATIENCE_S), Internal) for future in futures)
+    assert bench.batcher.join(PATIENCE_S)
+    assert isinstance(bench.submit(7)[0].exception(PATIENCE_S), Internal)
+
+
+def test_every_batch_is_recorded_for_the_metrics(bench: Bench) -> None:
+    bench.submit(1)
+    bench.clock.now += WINDOW_S
+    bench.submit(2)
+    bench.batcher.start()
+    bench.finish()
+
+    assert bench.records == [BatchRecord("lines", "wide", 2, 4, waited_s=WINDOW_S, run_s=0.0)]
+
+
+def test_a_watchdog_sees_a_runner_that_hangs(bench: Bench) -> None:
+    # Given a runner that does not come back
+    bench.runner.gate.clear()
+    bench.batcher.start()
+    bench.submit(1, 2, 3, 4)
+    assert bench.runner.entered.wait(PATIENCE_S)
+
+    # When a minute passes and work piles up
+    bench.clock.now += 60
+    bench.submit(5)
+
+    # Then it shows; and an idle batcher never looks hung
+    assert bench.clock() - bench.batcher.last_progress == 60
+    assert bench.batcher.queued == 1
+    bench.runner.gate.set()
+    bench.finish()
+    assert bench.clock() - bench.batcher.last_progress == 0
