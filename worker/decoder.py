@@ -1,0 +1,228 @@
+"""The worker's handle on one decoder: a child process, its socket, and what may be believed of its answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+import worker
+from producer.job import Contract
+from producer.settings import Settings
+
+#: Longest time that a child may take to import its libraries.
+START_TIMEOUT_S = 20.0
+#: A child is replaced after this many requests, so that what its libraries leak does not add up.
+REQUESTS_A_CHILD = 500
+REPLY_BYTES = 1 << 16
+
+LIMITS = {
+    "max_pages",
+    "max_page_pixels",
+    "max_page_side_pt",
+    "pdf_dpi",
+    "page_timeout_s",
+    "rasterise_memory_bytes",
+}
+
+PACKAGE_ROOT = str(Path(worker.__file__).parents[1])
+#: Isolated mode: neither the environment nor the working directory choose what the child imports.
+COMMAND = (
+    sys.executable,
+    "-I",
+    "-B",
+    "-c",
+    "import sys; sys.path.append(sys.argv[1]); from worker.decoding.child import main; main(sys.argv[2:])",
+    PACKAGE_ROOT,
+)
+#: One thread a child; and none of the worker's secrets.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
+INHERITED = ("PATH", "LD_LIBRARY_PATH")
+
+
+Shape = TypeVar("Shape")
+
+
+class Pages(Contract):
+    """How many pages a document has."""
+
+    kind: Literal["pages"]
+    pages: int = Field(ge=1)
+
+
+class Drawn(Contract):
+    """A page lies in the shared memory."""
+
+    kind: Literal["page"]
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    angle: Literal[0, 90, 180, 270]
+
+
+class Refused(Contract):
+    """The child would not decode it."""
+
+    kind: Literal["refusal"]
+    code: str = Field(max_length=64)
+    message: str = Field(max_length=500)
+    retire: bool
+
+
+class Ready(Contract):
+    """The child has set its limits."""
+
+    kind: Literal["ready"]
+
+
+Reply = Pages | Drawn | Refused
+READY = TypeAdapter(Ready)
+REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])
+
+
+class DecoderDied(Exception):
+    """The child ended, or answered what no child of ours answers.
+
+    `returncode` is that of `subprocess`; `asked` says whether the child had the request when it ended.
+    """
+
+    def __init__(self, returncode: int | None, *, asked: bool) -> None:
+        super().__init__(f"the decoder ended with {returncode}")
+        self.returncode = returncode
+        self.asked = asked
+
+
+class DecoderTimeout(Exception):
+    """The child did not answer in time; it was killed."""
+
+
+class Decoder:
+    """A seat for one child process at a time. Used by one thread at a time; only `kill` may come from another.
+
+    `start` must be called from a thread that outlives the child: the kernel ends the child with the *thread* that
+    started it (prctl(2), PR_SET_PDEATHSIG), so that no child survives its worker.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._limits = json.dumps(settings.model_dump(include=LIMITS))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        self._lock = threading.Lock()
+        self._ready = False
+        self._requests = 0
+        #: The document that the child has open.
+        self.document: Path | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def usable(self) -> bool:
+        """Whether a child runs that may take a request."""
+        return self._process is not None and self._requests < REQUESTS_A_CHILD and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start a child, without waiting until it is ready; ends the one before it."""
+        self.close()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        try:
+            process = subprocess.Popen(
+                [*COMMAND, str(theirs.fileno()), str(os.getpid()), self._limits],
+                pass_fds=[theirs.fileno()],
+                env=ENVIRONMENT | inherited,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        with self._lock:
+            self._process, self._channel = process, ours
+
+    def request(self, message: dict[str, object], *, timeout_s: float, memory: int | None = None) -> Reply:
+        """Ask the child. `memory` is the descriptor that it may draw on.
+
+        Raises:
+            DecoderDied: it ended before it answered.
+            DecoderTimeout: it took longer than `timeout_s`.
+        """
+        if self._channel is None:
+            raise DecoderDied(None, asked=False)
+        if not self._ready:
+            self._await_ready(self._channel)
+        self._requests += 1
+        try:
+            socket.send_fds(self._channel, [json.dumps(message).encode()], [] if memory is None else [memory])
+        except OSError:
+            raise self._death(asked=False) from None
+        reply = self._check(self._receive(self._channel, timeout_s), REPLY)
+        if isinstance(reply, Refused) and reply.retire:
+            self._requests = REQUESTS_A_CHILD
+        return reply
+
+    def kill(self) -> None:
+        """End the child now; whoever waits for its answer gets `DecoderDied`."""
+        with self._lock:
+            if self._process is not None:
+                self._process.kill()
+
+    def close(self) -> None:
+        """End the child, wait until it is gone, and free the socket."""
+        with self._lock:
+            process, channel = self._process, self._channel
+            self._process, self._channel, self.document = None, None, None
+            self._ready, self._requests = False, 0
+        if channel is not None:
+            channel.close()
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def _await_ready(self, channel: socket.socket) -> None:
+        try:
+            self._check(self._receive(channel, START_TIMEOUT_S), READY)
+        except DecoderTimeout:
+            raise DecoderDied(None, asked=False) from None
+        self._ready = True
+
+    def _receive(self, channel: socket.socket, timeout_s: float) -> bytes:
+        channel.settimeout(max(timeout_s, 0.001))
+        try:
+            reply = channel.recv(REPLY_BYTES)
+        except TimeoutError:
+            self.close()
+            raise DecoderTimeout from None
+        except OSError:
+            raise self._death() from None
+        if not reply:
+            raise self._death()
+        return reply
+
+    def _check(self, reply: bytes, shape: TypeAdapter[Shape]) -> Shape:
+        try:
+            return shape.validate_json(reply)
+        except ValidationError:
+            raise self._death() from None
+
+    def _death(self, *, asked: bool | None = None) -> DecoderDied:
+        """Take the child's exit status; one that still runs, with its end of the socket shut, is killed."""
+        process, asked = self._process, self._ready if asked is None else asked
+        returncode = None
+        if process is not None:
+            try:
+                returncode = process.wait(timeout=1.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self.close()
+        return DecoderDied(returncode, asked=asked)

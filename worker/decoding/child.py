@@ -1,0 +1,157 @@
+"""The child process: takes requests from its socket one at a time, under limits that it sets before the first.
+
+A request is JSON, `{"kind": "count" | "page", "path", "media_type", "page"}`; with "page" comes the descriptor of the
+memory to draw on. So is the reply: `{"kind": "pages", "pages"}`, `{"kind": "page", "width", "height", "angle"}` or
+`{"kind": "refusal", "code", "message", "retire"}`. End of file ends the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import mmap
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import Any
+
+import numpy as np
+
+from worker.decoding import Document, Limits, Pixels, Refusal
+from worker.decoding.images import ImageDocument
+from worker.decoding.pdfs import PdfDocument
+
+#: linux/prctl.h
+PR_SET_PDEATHSIG = 1
+PR_SET_NO_NEW_PRIVS = 38
+
+#: The socket, one document, one page's memory and its mapping, and a few for the libraries.
+MAX_OPEN_FILES = 32
+MESSAGE_BYTES = 1 << 16
+#: A document whose page had more pixels is not kept open: it may hold on to them.
+KEEP_OPEN_PIXELS = 16_000_000
+
+
+def main(arguments: list[str]) -> None:
+    """`arguments`: the socket's descriptor, the parent's process id, the limits as JSON."""
+    channel = socket.socket(fileno=int(arguments[0]))
+    limits = Limits(**json.loads(arguments[2]))
+    _die_with_parent(int(arguments[1]))
+    _limit_resources(limits)
+    channel.send(b'{"kind": "ready"}')
+    reader = PageReader(limits)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, 1)
+        if not message:
+            return
+        reply = reader.answer(json.loads(message), descriptors)
+        channel.send(json.dumps(reply).encode())
+        if reply.get("retire"):
+            return
+
+
+class PageReader:
+    """Answers requests; keeps the last document open for its next page."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._document: Document | None = None
+        self._identity: tuple[Any, ...] = ()
+
+    def answer(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        _allow_cpu_seconds(self._limits.page_timeout_s)
+        try:
+            document = self._open(request["path"], request["media_type"])
+            if request["kind"] == "count":
+                return {"kind": "pages", "pages": document.count()}
+            return self._draw(document, request["page"], descriptors[0])
+        except Refusal as refusal:
+            return _refusal(refusal.code, str(refusal))
+        except MemoryError:
+            # What is left of the heap is in pieces, so the next page gets a fresh process.
+            message = "The page needs more memory than one page may take."
+            return _refusal("image_too_large", message, retire=True)
+        except FileNotFoundError:
+            return _refusal("internal", "The document's bytes are gone.")
+        except Exception:
+            # Decoders raise whatever a damaged field makes them stumble over.
+            self._close()
+            return _refusal("corrupt_document", "The document is damaged or cut short.")
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _open(self, path: str, media_type: str) -> Document:
+        stat = os.stat(path)
+        identity = (path, media_type, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if self._document is None or identity != self._identity:
+            self._close()
+            pdf = media_type == "application/pdf"
+            self._document = PdfDocument(path, self._limits) if pdf else ImageDocument(path, media_type, self._limits)
+            self._identity = identity
+        return self._document
+
+    def _draw(self, document: Document, page: int, descriptor: int) -> dict[str, Any]:
+        size = (0, 0)
+
+        def allocate(width: int, height: int) -> Pixels:
+            nonlocal size
+            size = (width, height)
+            # The whole page is written, so its memory is mapped at once instead of fault by fault.
+            memory = mmap.mmap(descriptor, width * height * 3, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            return np.frombuffer(memory, np.uint8).reshape(height, width, 3)
+
+        angle = document.draw(page, allocate)
+        width, height = size
+        if width * height > KEEP_OPEN_PIXELS:
+            self._close()
+        return {"kind": "page", "width": width, "height": height, "angle": angle}
+
+    def _close(self) -> None:
+        document, self._document = self._document, None
+        if document is not None:
+            document.close()
+
+
+def _refusal(code: str, message: str, *, retire: bool = False) -> dict[str, Any]:
+    return {"kind": "refusal", "code": code, "message": message, "retire": retire}
+
+
+def _die_with_parent(parent: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) or libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def _limit_resources(limits: Limits) -> None:
+    with open("/proc/self/statm", "rb") as file:
+        address_space = int(file.read().split()[0]) * resource.getpagesize()
+    # When the machine runs out of memory, the kernel takes a decoder rather than the worker.
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+    for name, limit in (
+        (resource.RLIMIT_AS, address_space + limits.rasterise_memory_bytes),
+        (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NPROC, 0),
+    ):
+        lowered = _at_most(limit, resource.getrlimit(name)[1])
+        resource.setrlimit(name, (lowered, lowered))
+
+
+def _allow_cpu_seconds(seconds: float) -> None:
+    """Let the next page use `seconds` more; the parent ends it sooner if it only waits."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    used = usage.ru_utime + usage.ru_stime
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (_at_most(math.ceil(used + seconds) + 1, hard), hard))
+
+
+def _at_most(limit: int, hard: int) -> int:
+    return limit if hard == resource.RLIM_INFINITY else min(limit, hard)

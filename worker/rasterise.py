@@ -1,0 +1,259 @@
+"""Hostile bytes -> RGB array, in sandboxed child processes.
+
+    Rasteriser.page          any thread; blocks until a decoder is free
+      worker.decoder         one child process: JSON over a socket, never pickle
+        worker.decoding      in the child, under limits: Pillow and pdfium draw on memory that the parent made
+      RasterPage             the same memory, mapped read-only here
+
+The memory has no name, so nothing is left behind whatever is killed; and its size is sealed, so a child that was taken
+over cannot pull it away from under its reader.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from producer.errors import (
+    CorruptDocument,
+    DeadlineExceeded,
+    Internal,
+    OcrpoolError,
+    PageTimeout,
+    Unavailable,
+    from_code,
+)
+from producer.job import MediaType
+from producer.settings import Settings
+from worker.decoder import Decoder, DecoderDied, DecoderTimeout, Drawn, Pages, Refused, Reply
+
+CHANNELS = 3
+#: Signals that a child gets from outside, not from what it decodes.
+FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+log = structlog.get_logger(__name__)
+
+
+class RasterPage:
+    """One decoded page on shared memory.
+
+    Attributes:
+        pixels: `uint8[height, width, 3]`, RGB, read-only.
+        angle: How the stored page was turned to stand upright, in degrees clockwise: 0, 90, 180 or 270.
+
+    `close` lets go of the memory; it returns to the system once no view of `pixels` is left either.
+    """
+
+    def __init__(self, memory: int, width: int, height: int, angle: int) -> None:
+        mapped = mmap.mmap(memory, width * height * CHANNELS, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        self._pixels: NDArray[np.uint8] | None = np.frombuffer(mapped, np.uint8).reshape(height, width, CHANNELS)
+        self.width = width
+        self.height = height
+        self.angle = angle
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        if self._pixels is None:
+            raise ValueError("the page is closed")
+        return self._pixels
+
+    def close(self) -> None:
+        self._pixels = None
+
+    def __enter__(self) -> RasterPage:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Rasteriser:
+    """A pool of warm decoders. Thread-safe; a page that ends its decoder costs nothing but itself."""
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._clock = clock
+        processes = settings.rasterise_processes or len(os.sched_getaffinity(0))
+        self._decoders = [Decoder(settings) for _ in range(processes)]
+        self._idle: list[Decoder] = []
+        self._free = threading.Condition()
+        self._started = False
+        self._stopping = False
+        #: Starts every child: its one thread lives as long as the pool (see `Decoder`).
+        self._nursery = ThreadPoolExecutor(1, thread_name_prefix="rasterise")
+
+    def start(self) -> None:
+        """Start the children; they get ready on their own."""
+        for decoder in self._decoders:
+            self._start(decoder)
+        with self._free:
+            self._started = True
+            self._idle.extend(self._decoders)
+            self._free.notify_all()
+
+    def stop(self) -> None:
+        """End every child; pages that are being decoded raise `Unavailable`."""
+        with self._free:
+            self._stopping = True
+            self._free.notify_all()
+            for decoder in self._decoders:
+                decoder.kill()
+            self._free.wait_for(lambda: not self._started or len(self._idle) == len(self._decoders))
+            self._idle.clear()
+            self._started = False
+        for decoder in self._decoders:
+            decoder.close()
+        self._nursery.shutdown()
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the children."""
+        return [decoder.pid for decoder in self._decoders if decoder.pid is not None]
+
+    def count_pages(self, path: Path, media_type: MediaType, deadline: float | None = None) -> int:
+        """How many pages the document has; 1 for images other than TIFF. `deadline` is on the pool's clock.
+
+        Raises:
+            DocumentError: the document cannot be read; `TooManyPages` beyond the limit.
+            PageTimeout: counting took longer than one page may take.
+            DeadlineExceeded, Unavailable, Internal
+        """
+        with self._borrow(path, deadline) as decoder:
+            reply = self._ask(
+                decoder, {"kind": "count", "path": str(path), "media_type": media_type}, deadline=deadline
+            )
+        if not isinstance(reply, Pages):
+            raise Internal("The decoder gave a wrong answer.")
+        return reply.pages
+
+    def page(self, path: Path, media_type: MediaType, page: int) -> RasterPage:
+        """Decode one page, counted from 1. Blocks until a decoder is free and the page is drawn.
+
+        Raises:
+            DocumentError: the page cannot be read.
+            PageTimeout: drawing took longer than the setting allows.
+            Unavailable, Internal
+        """
+        with self._borrow(path) as decoder, _page_memory(self._settings.max_page_pixels * CHANNELS) as memory:
+            request = {"kind": "page", "path": str(path), "media_type": media_type, "page": page}
+            reply = self._ask(decoder, request, memory=memory)
+            if not isinstance(reply, Drawn) or reply.width * reply.height > self._settings.max_page_pixels:
+                raise Internal("The decoder gave a wrong answer.")
+            return RasterPage(memory, reply.width, reply.height, reply.angle)
+
+    def _ask(
+        self,
+        decoder: Decoder,
+        request: dict[str, object],
+        *,
+        memory: int | None = None,
+        deadline: float | None = None,
+    ) -> Reply:
+        timeout_s = self._settings.page_timeout_s
+        if deadline is not None:
+            timeout_s = min(timeout_s, deadline - self._clock())
+            if timeout_s <= 0:
+                raise DeadlineExceeded
+        try:
+            reply = self._request(decoder, request, timeout_s, memory)
+        except DecoderTimeout:
+            if deadline is not None and self._clock() >= deadline:
+                raise DeadlineExceeded from None
+            raise self._too_slow() from None
+        except DecoderDied as death:
+            log.warning("decoder ended", returncode=death.returncode, path=request["path"], page=request.get("page"))
+            raise self._obituary(death) from None
+        if isinstance(reply, Refused):
+            raise from_code(reply.code, reply.message)
+        return reply
+
+    def _request(self, decoder: Decoder, request: dict[str, object], timeout_s: float, memory: int | None) -> Reply:
+        try:
+            return decoder.request(request, timeout_s=timeout_s, memory=memory)
+        except DecoderDied as death:
+            if death.asked or self._stopping:
+                raise
+        # It ended before it saw the page, which is not to blame.
+        self._start(decoder)
+        return decoder.request(request, timeout_s=timeout_s, memory=memory)
+
+    def _too_slow(self) -> PageTimeout:
+        return PageTimeout(f"The page took longer than {self._settings.page_timeout_s:g} s to decode.")
+
+    def _obituary(self, death: DecoderDied) -> OcrpoolError:
+        if self._stopping:
+            return Unavailable("The worker is stopping.")
+        if not death.asked:
+            return Internal("The decoder process did not start.")
+        if death.returncode == -signal.SIGXCPU:
+            return self._too_slow()
+        if death.returncode is not None and -death.returncode in FROM_OUTSIDE:
+            return Internal("The decoder was killed from outside while it had the page.")
+        return CorruptDocument("The page could not be decoded: it crashed the decoder or needed too much memory.")
+
+    @contextmanager
+    def _borrow(self, document: Path, deadline: float | None = None) -> Iterator[Decoder]:
+        decoder = self._take(document, deadline)
+        try:
+            if not decoder.usable:
+                self._start(decoder)
+            decoder.document = document
+            yield decoder
+        finally:
+            self._give_back(decoder)
+
+    def _start(self, decoder: Decoder) -> None:
+        try:
+            self._nursery.submit(decoder.start).result()
+        except OSError as error:
+            raise Internal(f"The decoder process could not be started: {error.strerror}.") from error
+        if self._stopping:  # `stop` may have been through before this child was there
+            raise Unavailable("The worker is stopping.")
+
+    def _take(self, document: Path, deadline: float | None) -> Decoder:
+        """An idle decoder, rather the one that has the document open, or else the one that was idle longest."""
+        with self._free:
+            while not self._stopping and not self._idle:
+                if deadline is not None and self._clock() >= deadline:
+                    raise DeadlineExceeded
+                self._free.wait(None if deadline is None else deadline - self._clock())
+            if self._stopping:
+                raise Unavailable("The worker is stopping.")
+            decoder = next((decoder for decoder in self._idle if decoder.document == document), self._idle[0])
+            self._idle.remove(decoder)
+            return decoder
+
+    def _give_back(self, decoder: Decoder) -> None:
+        if not self._stopping and not decoder.usable:
+            with suppress(OcrpoolError):  # the next page tries again
+                self._start(decoder)
+        with self._free:
+            self._idle.append(decoder)
+            self._free.notify_all()
+
+
+@contextmanager
+def _page_memory(size_bytes: int) -> Iterator[int]:
+    """Memory without a name, whose size nobody can change; pages that are never touched cost nothing."""
+    memory = os.memfd_create("page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(memory, size_bytes)
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        yield memory
+    finally:
+        os.close(memory)
