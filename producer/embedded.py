@@ -9,19 +9,25 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 from urllib.parse import urlparse
 
 import redis
+import structlog
 
 from producer.errors import Unavailable
 from producer.ledger import Ledger
-from producer.settings import Settings
+from producer.settings import Settings, as_environment
+
+log = structlog.get_logger(__name__)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _POLL_S = 0.02
@@ -152,17 +158,19 @@ class Embedded:
         server = self._start("redis", redis_command(folder, address.port or 6379))
         server.wait_until(lambda: answers(self.settings.redis_url), timeout_s=30)
 
-    def start_worker(self, name: str = "worker", *, ready_timeout_s: float = 180) -> Process:
-        """Start a worker, and return once it is warm."""
-        process = self._start(name, [sys.executable, "-m", "worker"], {"OCRPOOL_NODE": name})
-        with_ledger = Ledger(self.settings)
+    def start_workers(self, count: int, *, ready_timeout_s: float = 180) -> list[Process]:
+        """Start workers, and return once each is warm."""
+        processes = [self._start_worker(f"worker-{number}") for number in range(1, count + 1)]
+        ledger = Ledger(self.settings)
         try:
-            process.wait_until(
-                lambda: any(one["pid"] == process.popen.pid for one in with_ledger.workers().values()), ready_timeout_s
-            )
+            for process in processes:
+                process.wait_until(partial(_announced, ledger, process.popen.pid), ready_timeout_s)
         finally:
-            with_ledger.close()
-        return process
+            ledger.close()
+        return processes
+
+    def _start_worker(self, name: str) -> Process:
+        return self._start(name, [sys.executable, "-m", "worker"], {"OCRPOOL_NODE": f"{name}-{uuid.uuid4().hex[:8]}"})
 
     def start_gateway(self) -> str:
         """Start the gateway, and return its URL once it listens."""
@@ -194,9 +202,22 @@ class Embedded:
         self.processes.append(process)
         return process
 
-    def ended(self) -> Process | None:
-        """A part that ended by itself, if one has."""
-        return next((process for process in self.processes if process.popen.poll() is not None), None)
+    def supervise(self, poll_s: float = 1.0) -> NoReturn:
+        """Watch the parts: a worker that ends is started again.
+
+        Raises:
+            Unavailable: another part ended by itself.
+        """
+        while True:
+            time.sleep(poll_s)
+            for process in list(self.processes):
+                if process.popen.poll() is None:
+                    continue
+                self.processes.remove(process)
+                if not process.name.startswith("worker"):
+                    raise Unavailable(f"The {process.name} ended by itself:\n{process.log_tail()}")
+                log.warning("worker.ended", name=process.name, status=process.popen.returncode, log=process.log_path)
+                self._start_worker(process.name)
 
     def stop(self) -> None:
         # Workers before Redis: a draining worker still writes its pages.
@@ -212,15 +233,19 @@ class Embedded:
         self.stop()
 
 
-def as_environment(settings: Settings) -> dict[str, str]:
-    """The settings as the `OCRPOOL_*` variables of a child process."""
+@contextmanager
+def pool_of_its_own(settings: Settings) -> Iterator[tuple[Embedded, Settings]]:
+    """A pool that is not started yet, on a free port and in a folder that goes with the context, and its settings."""
+    with tempfile.TemporaryDirectory(prefix="ocrpool-") as folder:
+        own = settings.model_copy(
+            update={"redis_url": f"redis://127.0.0.1:{free_port()}/0", "data_dir": Path(folder), "blob_url": ""}
+        )
+        with Embedded(own) as pool:
+            yield pool, own
 
-    def text(value: object) -> str:
-        if isinstance(value, tuple):
-            return ",".join("x".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in value)
-        return str(value)
 
-    return {f"OCRPOOL_{name.upper()}": text(value) for name, value in settings if value is not None}
+def _announced(ledger: Ledger, pid: int) -> bool:
+    return any(worker["pid"] == pid for worker in ledger.workers().values())
 
 
 def _ready_url(log: str) -> str | None:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import redis
-
 from producer.blobs import BlobStore, FolderStore
 from producer.errors import InvalidRequest, TooLarge
+from producer.following import follow
 from producer.job import Job, JobResult, JobStatus, ReadOptions, new_job_id
-from producer.ledger import Ledger, reachable
+from producer.ledger import Ledger
 from producer.media import SNIFF_BYTES, sniff
 from producer.queue import Publisher
 from producer.settings import Settings
-
-#: How long a waiter trusts the event channel before it reads the ledger again.
-_REREAD_S = 2.0
 
 
 class Producer:
@@ -96,31 +90,16 @@ class Producer:
 
     def wait(self, job_id: str, timeout_s: float | None = None) -> JobStatus:
         """Wait until the job is final, or `timeout_s` seconds have passed, and return where it stands then."""
-        status = self.ledger.status(job_id)
-        for status in self.watch(job_id, timeout_s=timeout_s):
-            if status.final:
-                break
+        *_, status = self.watch(job_id, timeout_s=timeout_s)
         return status
 
-    def watch(
-        self, job_id: str, *, timeout_s: float | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> Iterator[JobStatus]:
+    def watch(self, job_id: str, *, timeout_s: float | None = None) -> Iterator[JobStatus]:
         """Yield the job's status now and whenever it has changed; end once it is final or the time is up."""
-        end = None if timeout_s is None else clock() + timeout_s
-        with self.ledger.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-            with reachable():
-                pubsub.subscribe(f"{self.ledger.namespace}:events")
-            status = self.ledger.status(job_id)
-            yield status
-            while not status.final:
-                left = _REREAD_S if end is None else min(_REREAD_S, end - clock())
-                if left <= 0:
-                    return
-                _next_event(pubsub, job_id, left, clock)
-                now = self.ledger.status(job_id)
-                if now != status:
-                    status = now
-                    yield status
+        return follow(self.ledger, [job_id], timeout_s=timeout_s)
+
+    def follow(self, job_ids: Iterable[str], *, timeout_s: float | None = None) -> Iterator[JobStatus]:
+        """`watch` for many jobs at once, on one subscription."""
+        return follow(self.ledger, job_ids, timeout_s=timeout_s)
 
     def workers(self) -> list[str]:
         """The names of the workers that are ready."""
@@ -171,13 +150,3 @@ def _look(source: bytes | Path) -> tuple[bytes, int]:
             return file.read(SNIFF_BYTES), source.stat().st_size
     except OSError as error:
         raise InvalidRequest(f"{source} cannot be read: {error.strerror}.") from error
-
-
-def _next_event(pubsub: redis.client.PubSub, job_id: str, wait_s: float, clock: Callable[[], float]) -> None:
-    """Return once an event of the job has come, or `wait_s` seconds have passed."""
-    end = clock() + wait_s
-    while (left := end - clock()) > 0:
-        with reachable():
-            message = pubsub.get_message(timeout=left)
-        if message is not None and json.loads(message["data"])["job_id"] == job_id:
-            return

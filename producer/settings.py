@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     flower_host: str = Field("127.0.0.1", description="Address that Flower listens on.")
     flower_basic_auth: str = Field("", description="`user:password` for Flower; needed unless it listens on loopback.")
 
+    node: str = Field("", description="Name of a worker; empty: its host and process id. No two workers may share one.")
+
     # Engine
     predictor: Literal["auto", "onnxruntime", "paddle", "fake"] = Field(
         "auto", description="Runtime of the models; `auto` takes the first that this machine can run."
@@ -48,17 +50,23 @@ class Settings(BaseSettings):
     model: str = Field("", description="`PP-OCRv6_small` or `PP-OCRv4_mobile`; empty: the predictor's own default.")
     predictor_threads: int = Field(0, ge=0, le=256, description="CPU threads of the models; 0 takes every core.")
     detector_sizes: Annotated[tuple[Size, ...], NoDecode] = Field(
-        ((960, 736),), description="Page shapes (height x width, multiples of 32) that the detector sees."
+        (
+            *((128, 960), (320, 320), (640, 448), (448, 640)),
+            *((896, 640), (960, 576), (1056, 544), (1120, 512), (1216, 480), (1536, 384)),
+            *((768, 768), (640, 896), (544, 1056), (480, 1216), (384, 1536)),
+            *((1344, 960), (960, 1344), (1728, 736), (736, 1728)),
+        ),
+        description="Page shapes (height x width, multiples of 32) that the detector sees.",
     )
     detector_batches: Annotated[tuple[int, ...], NoDecode] = Field(
-        (1, 2), description="Batch sizes (pages) that the detector sees."
+        (1,), description="Batch sizes (pages) that the detector sees."
     )
     recogniser_widths: Annotated[tuple[int, ...], NoDecode] = Field(
-        (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 800, 960, 1280, 1600, 2400, 3200),
+        (*range(64, 256, 16), *range(256, 512, 32), *range(512, 1024, 64), *range(1024, 2048, 128), 2048, 2560, 3200),
         description="Widths in pixels of the line crops (48 px high) that the recogniser sees.",
     )
     recogniser_batches: Annotated[tuple[int, ...], NoDecode] = Field(
-        (1, 2, 4, 8), description="Batch sizes (lines) that the recogniser sees."
+        (1, 2, 3, 4), description="Batch sizes (lines) that the recogniser sees."
     )
     max_delay_ms: float = Field(50, ge=0, le=10_000, description="Longest wait of a batch's oldest item for company.")
     pages_in_flight: int = Field(16, ge=1, le=1024, description="Pages that one worker reads at a time.")
@@ -98,7 +106,7 @@ class Settings(BaseSettings):
         1800, ge=60, description="Backstop of the broker; the leases act long before."
     )
     drain_timeout_s: float = Field(
-        60, gt=0, le=3600, description="Time that a stopping worker has to finish its pages."
+        60, gt=0, le=3600, description="Time that `ocrpool up` gives a stopping worker for its pages."
     )
 
     # Logs
@@ -133,3 +141,30 @@ class Settings(BaseSettings):
     @property
     def blob_dir(self) -> Path:
         return Path(urlparse(self.blob_url).path) if self.blob_url else self.data_dir / "blobs"
+
+
+def describe() -> str:
+    """A Markdown table of every setting: its variable, its default and what it does."""
+
+    def shown(name: str, value: object) -> str:
+        if name == "data_dir":
+            return "`~/.local/share/ocrpool`"
+        return f"`{as_text(value)}`" if value != "" else "(empty)"
+
+    rows = [
+        f"| `OCRPOOL_{name.upper()}` | {shown(name, field.default)} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    return "\n".join(["| variable | default | meaning |", "| --- | --- | --- |", *rows])
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The settings as the `OCRPOOL_*` variables of a child process."""
+    return {f"OCRPOOL_{name.upper()}": as_text(value) for name, value in settings}
+
+
+def as_text(value: object) -> str:
+    """A setting's value as its variable holds it."""
+    if isinstance(value, tuple):
+        return ",".join("x".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in value)
+    return str(value)

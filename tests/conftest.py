@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from producer.embedded import Process, answers, free_port, redis_command
+from producer.embedded import Embedded, Process, answers, free_port, redis_command
 from producer.ledger import Ledger
+from producer.producer import Producer
 from producer.settings import Settings
 
 for name in [name for name in os.environ if name.startswith("OCRPOOL_")]:
@@ -51,3 +52,19 @@ def assert_every_key_is_owned(client: redis.Redis, namespace: str) -> None:
     for key in client.scan_iter(match=f"{namespace}:*", count=1000):
         name = key.decode().removeprefix(f"{namespace}:")
         assert name in OWNED or client.ttl(key) > 0, f"{key.decode()} has neither a TTL nor an owner"
+
+
+@pytest.fixture(scope="session")
+def pool(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Producer]:
+    """A producer in front of one real worker with the real models, for the whole run."""
+    settings = Settings(redis_url=redis_url, namespace="pool", data_dir=tmp_path_factory.mktemp("pool"))
+    with Embedded(settings) as parts, Producer(settings) as producer:
+        parts.start_workers(1)
+        yield producer
+
+
+@pytest.fixture
+def idle_pool(settings: Settings) -> Iterator[Producer]:
+    """A producer in front of a queue that nobody reads."""
+    with Producer(settings) as producer:
+        yield producer

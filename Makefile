@@ -1,0 +1,52 @@
+# `make demo` and `make test` work on a fresh checkout: they make `.venv` from the pinned requirements first.
+# The first of these that runs and is of a version that the pins are made for.
+PYTHON ?= $(shell for python in python3 python3.12 python3.13 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$python && break; done)
+BIN := .venv/bin
+UV := $(shell command -v uv || echo $(BIN)/uv)
+EXTRAS := --extra cpu --extra paddle --extra flower --extra s3 --extra dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+.venv/installed: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@command -v uv >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --require-hashes -r requirements.lock
+	VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: .venv/installed ## Read the sample documents with a pool of its own
+	$(BIN)/ocrpool read --embedded tests/samples/*.png tests/samples/*.jpg tests/samples/*.tiff tests/samples/*.pdf
+
+test: lint types ## Lint, check types, run the tests
+	$(BIN)/pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/installed
+	$(BIN)/mypy
+
+bench: .venv/installed ## Measure the pool against RapidOCR on this machine
+	$(BIN)/python -m tests.benchmarks
+
+lock: ## Pin every dependency anew
+	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 pyproject.toml $(EXTRAS) \
+		--no-emit-package ocrpool --custom-compile-command "make lock" --output-file requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.12 pyproject.toml --constraints requirements.lock \
+		--extra cpu --extra flower --extra s3 \
+		--no-emit-package ocrpool --custom-compile-command "make lock" --output-file deploy/requirements-cpu.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.12 pyproject.toml --constraints requirements.lock \
+		--extra gpu --extra paddle --extra gateway --extra flower --extra s3 --excludes deploy/gpu-excludes.txt \
+		--no-emit-package ocrpool --no-emit-package paddlepaddle \
+		--custom-compile-command "make lock" --output-file deploy/requirements-gpu.lock
+
+clean: ## Remove what the targets above made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis bench-results dist

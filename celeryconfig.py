@@ -1,0 +1,22 @@
+"""The Celery settings, read from the `OCRPOOL_*` variables. `celery -A worker.app worker` uses them as they stand."""
+
+from producer.queue import broker_settings
+from producer.settings import Settings
+
+_settings = Settings()
+globals().update(broker_settings(_settings))
+
+# Threads block on batches; prefork would give each process a model of its own, and forking after CUDA breaks it.
+worker_pool = "threads"
+worker_concurrency = _settings.spans_in_flight
+worker_prefetch_multiplier = 1
+# A message is acknowledged once its pages are in the ledger; a late one is met by a lease or a fence.
+task_acks_late = True
+worker_cancel_long_running_tasks_on_connection_loss = False
+# Leases and batch deadlines bound the work: the threads pool honours no time limits.
+worker_soft_shutdown_timeout = 0
+worker_disable_rate_limits = True
+worker_send_task_events = False
+task_send_sent_event = False
+worker_hijack_root_logger = False
+worker_redirect_stdouts = False

@@ -1,0 +1,327 @@
+"""The command line: `ocrpool --help`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from producer.embedded import Embedded, answers, pool_of_its_own
+from producer.errors import OcrpoolError, Unavailable
+from producer.job import JobResult, JobState, JobStatus, Lane, ReadOptions
+from producer.logs import configure_logs
+from producer.producer import Producer
+from producer.progress import PageProgress
+from producer.settings import Settings, describe
+
+app = typer.Typer(
+    name="ocrpool",
+    help="Read text out of images and PDFs with a pool of OCR workers.\n\n"
+    "Start with [bold]ocrpool read FILE[/bold]: it needs nothing else running. For a pool that stays up, run "
+    "[bold]ocrpool up[/bold], and hand documents in from another terminal, from Python or over HTTP.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Format(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+Files = Annotated[
+    list[Path], typer.Argument(help="Images (PNG, JPEG, TIFF, WebP, BMP, GIF) and PDFs.", show_default=False)
+]
+JobArgument = Annotated[str, typer.Argument(help="The job's id, as `ocrpool submit` printed it.", show_default=False)]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="text, or json: one object a line a document.")]
+Orientation = Annotated[bool, typer.Option("--orientation", help="Turn text lines that stand upside down.")]
+MinScore = Annotated[float, typer.Option(min=0, max=1, help="Leave out lines that the recogniser trusts less.")]
+
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Write a file for each document into this folder.", show_default=False),
+]
+Alone = Annotated[bool, typer.Option("--embedded", help="Start a pool for this command even if one runs.")]
+Deadline = Annotated[float | None, typer.Option(help="Give up after this many seconds.", show_default=False)]
+
+READING, RUNNING, JOBS = "Read", "Run a pool", "Jobs"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"ocrpool {version('ocrpool')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+]
+
+
+@app.callback()
+def _options(
+    version: Version = False,
+) -> None:
+    pass
+
+
+@app.command(rich_help_panel=READING)
+def read(
+    files: Files,
+    format: FormatOption = Format.TEXT,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write one file a document into this folder.", show_default=False),
+    ] = None,
+    orientation: Orientation = False,
+    min_score: MinScore = 0.5,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Start a pool for this command even if one runs.")
+    ] = False,
+) -> None:
+    """Read documents and print their text. Uses the running pool, or starts one for as long as it takes."""
+    options = ReadOptions(orientation=orientation, min_score=min_score)
+    with _some_pool(embedded) as settings, Producer(settings) as producer:
+        started = time.monotonic()
+        jobs = {producer.submit(file, options).id: file for file in files}
+        with PageProgress(err, jobs) as progress:
+            for status in producer.follow(jobs):
+                progress.update(status)
+        elapsed_s = time.monotonic() - started
+        results = [(file, producer.result(job_id)) for job_id, file in jobs.items()]
+    for file, result in results:
+        _emit(file.name, result, format, output, headed=len(results) > 1)
+    documents, pages = len(results), sum(len(result.pages) for _, result in results)
+    rate = f"{pages / elapsed_s:.2f} pages/s"
+    err.print(f"{_count(documents, 'document')}, {_count(pages, 'page')} in {elapsed_s:.1f} s ({rate})")
+    if not all([_report(file.name, result) for file, result in results]):
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=RUNNING)
+def up(
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
+    flower: Annotated[bool, typer.Option("--flower", help="Start Flower, the queue's dashboard, beside it.")] = False,
+) -> None:
+    """Run a pool on this machine until Ctrl-C: Redis (unless one answers), gateway and workers."""
+    settings = Settings()
+    configure_logs(settings)
+    signal.signal(signal.SIGTERM, _interrupt)
+    with Embedded(settings) as pool:
+        try:
+            if not answers(settings.redis_url):
+                with err.status("Starting Redis"):
+                    pool.start_redis()
+            with err.status("Loading models"):
+                pool.start_workers(workers)
+            url = pool.start_gateway()
+            err.print(f"[bold]ocrpool is up[/bold]: {_count(workers, 'worker')}; Ctrl-C stops it.")
+            err.print(f"  gateway   {url}  (API at {url}/docs)")
+            err.print(f"  Redis     {settings.redis_url}")
+            if flower:
+                err.print(f"  Flower    {pool.start_flower()}")
+            err.print(f"  logs      {pool.log_dir}")
+            pool.supervise()
+        except KeyboardInterrupt:
+            err.print("Stopping: pages that are being read are finished first.")
+
+
+@app.command(rich_help_panel=RUNNING, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def worker(context: typer.Context) -> None:
+    """Run one worker in the foreground. More arguments go to Celery's worker."""
+    _become("worker", *context.args)
+
+
+@app.command(rich_help_panel=RUNNING)
+def gateway() -> None:
+    """Run the HTTP gateway in the foreground."""
+    _become("producer.gateway")
+
+
+@app.command(rich_help_panel=RUNNING)
+def settings(
+    markdown: Annotated[bool, typer.Option("--markdown", help="The table of the README.")] = False,
+) -> None:
+    """Show every setting: its variable, its value here, and what it does."""
+    if markdown:
+        out.print(describe(), markup=False)
+        return
+    for name, value in Settings():
+        variable = f"OCRPOOL_{name.upper()}"
+        mark = "[bold]" if variable in os.environ else ""
+        out.print(f"{mark}{variable}[/]={value}" if mark else f"{variable}={value}")
+
+
+@app.command(rich_help_panel=JOBS)
+def submit(
+    files: Files,
+    orientation: Orientation = False,
+    min_score: MinScore = 0.5,
+    lane: Annotated[Lane, typer.Option(help="interactive or bulk.")] = Lane.INTERACTIVE,
+    deadline_s: Annotated[
+        float | None, typer.Option(help="Give up after this many seconds.", show_default=False)
+    ] = None,
+) -> None:
+    """Hand documents to the running pool, and print their jobs' ids."""
+    if lane is Lane.QUARANTINE:
+        raise typer.BadParameter("the quarantine lane is the pool's own", param_hint="--lane")
+    options = ReadOptions(orientation=orientation, min_score=min_score, lane=lane, deadline_s=deadline_s)
+    with _running_pool() as producer:
+        for file in files:
+            out.print(producer.submit(file, options).id)
+
+
+@app.command(rich_help_panel=JOBS)
+def status(job: JobArgument, format: FormatOption = Format.TEXT) -> None:
+    """Show where a job stands."""
+    with _running_pool() as producer:
+        _show_status(producer.status(job), format)
+
+
+@app.command(rich_help_panel=JOBS)
+def result(
+    job: JobArgument,
+    format: FormatOption = Format.TEXT,
+    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for the job to finish.")] = 0,
+) -> None:
+    """Print a finished job's text."""
+    with _running_pool() as producer:
+        if wait_s:
+            with PageProgress(err, {job: Path(job)}) as progress:
+                for now in producer.follow([job], timeout_s=wait_s):
+                    progress.update(now)
+        found = producer.result(job)
+    _emit(found.name, found, format, None, headed=False)
+    if not _report(found.name or job, found):
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=JOBS)
+def cancel(job: JobArgument) -> None:
+    """Cancel a job: its pages that are not read yet never will be."""
+    with _running_pool() as producer:
+        _show_status(producer.cancel(job), Format.TEXT)
+
+
+def main() -> None:
+    """The entry point: every expected error is one line on standard error and exit status 1."""
+    try:
+        app()
+    except OcrpoolError as error:
+        _die(f"{error} ({error.code})")
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"])
+            err.print(f"error: OCRPOOL_{name.upper()}: {problem['msg']}", markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _die("interrupted", 130)
+
+
+def _die(message: str, status: int = 1) -> NoReturn:
+    err.print(f"error: {message}", markup=False)
+    sys.exit(status)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _become(module: str, *arguments: str) -> NoReturn:
+    Settings()  # A wrong variable is told here, in one line.
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+
+
+@contextmanager
+def _some_pool(embedded: bool) -> Iterator[Settings]:
+    """The settings of the running pool, or of one that lives as long as the context."""
+    chosen = Settings()
+    if not embedded and _workers(chosen):
+        yield chosen
+        return
+    with pool_of_its_own(chosen) as (pool, own):
+        with err.status("Starting a pool for this command: loading models"):
+            pool.start_redis()
+            pool.start_workers(1)
+        yield own
+
+
+def _workers(chosen: Settings) -> list[str]:
+    if not answers(chosen.redis_url):
+        return []
+    with Producer(chosen) as producer:
+        return producer.workers()
+
+
+@contextmanager
+def _running_pool() -> Iterator[Producer]:
+    chosen = Settings()
+    if not answers(chosen.redis_url):
+        raise Unavailable(
+            f"No pool answers at {chosen.redis_url}: start one with `ocrpool up`, or set OCRPOOL_REDIS_URL."
+        )
+    with Producer(chosen) as producer:
+        yield producer
+
+
+def _emit(name: str, result: JobResult, format: Format, folder: Path | None, *, headed: bool) -> None:
+    content = result.text if format is Format.TEXT else result.model_dump_json()
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        suffix = "txt" if format is Format.TEXT else "json"
+        path = folder / f"{name}.{suffix}"
+        number = 2
+        while path.exists():
+            path, number = folder / f"{name}.{number}.{suffix}", number + 1
+        path.write_text(content + "\n", encoding="utf-8")
+        err.print(f"wrote {path}", markup=False)
+        return
+    if headed and format is Format.TEXT:
+        out.print(f"── {name} ──", style="bold", markup=False)
+    out.print(content, markup=False)
+    if headed and format is Format.TEXT:
+        out.print()
+
+
+def _report(name: str, result: JobResult) -> bool:
+    """Say what could not be read; True if everything was."""
+    failures = [page for page in result.pages if page.kind == "failure"]
+    if result.error is not None and not failures:
+        err.print(f"error: {name}: {result.error.message} ({result.error.code})", markup=False)
+    for page in failures:
+        err.print(f"error: {name}, page {page.page}: {page.error.message} ({page.error.code})", markup=False)
+    return result.state is JobState.SUCCEEDED
+
+
+def _show_status(status: JobStatus, format: Format) -> None:
+    if format is Format.JSON:
+        out.print(status.model_dump_json(), markup=False)
+        return
+    pages = f"{status.pages_done + status.pages_failed} of {status.pages_total or '?'} pages"
+    failed = f", {status.pages_failed} failed" if status.pages_failed else ""
+    reason = f": {status.error.message}" if status.error else ""
+    out.print(f"{status.id}  {status.state.value}  {pages}{failed}{reason}", markup=False)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Follows jobs by the ledger's events: one subscription, however many jobs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from redis.client import PubSub
+
+from producer.job import JobStatus
+from producer.ledger import Ledger, reachable
+
+#: How long a follower trusts the events before it reads the ledger again: one may be lost when a connection is.
+REREAD_S = 2.0
+
+
+def follow(
+    ledger: Ledger,
+    job_ids: Iterable[str],
+    *,
+    timeout_s: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[JobStatus]:
+    """Yield each job's status now and whenever it has changed; end once all are final or the time is up.
+
+    Raises:
+        NotFound: one of the jobs does not exist.
+        Unavailable: Redis cannot be reached.
+    """
+    end = None if timeout_s is None else clock() + timeout_s
+    with ledger.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        with reachable():
+            pubsub.subscribe(f"{ledger.namespace}:events")
+        seen: dict[str, JobStatus] = {}
+        due = list(dict.fromkeys(job_ids))
+        while True:
+            for job_id in due:
+                status = ledger.status(job_id)
+                if seen.get(job_id) != status:
+                    seen[job_id] = status
+                    yield status
+            pending = {job_id for job_id, status in seen.items() if not status.final}
+            wait_s = REREAD_S if end is None else min(REREAD_S, end - clock())
+            if not pending or wait_s <= 0:
+                return
+            job_id_of_event = _next_event(pubsub, pending, wait_s, clock)
+            due = [job_id_of_event] if job_id_of_event else sorted(pending)
+
+
+def _next_event(pubsub: PubSub, pending: set[str], wait_s: float, clock: Callable[[], float]) -> str | None:
+    """The pending job that something happened to; None when nothing did within `wait_s` seconds."""
+    end = clock() + wait_s
+    while (left := end - clock()) > 0:
+        with reachable():
+            message = pubsub.get_message(timeout=left)
+        if message is not None and (job_id := str(json.loads(message["data"])["job_id"])) in pending:
+            return job_id
+    return None

@@ -1,0 +1,73 @@
+"""The README's examples run as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from producer import Producer
+from producer.embedded import Embedded
+from producer.settings import as_environment
+from tests.documents import SAMPLES
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+CURL = [line for line in re.findall(r"^\$ (.*)$", README, re.MULTILINE) if line.startswith("curl")]
+JOBS = [line for line in re.findall(r"^\$ (.*)$", README, re.MULTILINE) if re.match(r"(JOB=\$\()?ocrpool (?!up)", line)]
+
+
+@pytest.fixture
+def env(pool: Producer) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, **as_environment(pool.settings), "PATH": path}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a user would stand: the examples' documents are here."""
+    for name in ("invoice.png", "report.pdf"):
+        shutil.copy(SAMPLES / name, tmp_path)
+    (tmp_path / "scans").mkdir()
+    shutil.copy(SAMPLES / "report.pdf", tmp_path / "scans")
+    return tmp_path
+
+
+@pytest.fixture
+def gateway_url(pool: Producer) -> Iterator[str]:
+    with Embedded(pool.settings.model_copy(update={"gateway_port": 0})) as parts:
+        yield parts.start_gateway()
+
+
+def run(command: list[str], env: dict[str, str], folder: Path) -> str:
+    ran = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=["short", "long"])
+def test_python(code: str, env: dict[str, str], folder: Path) -> None:
+    printed = run([sys.executable, "-W", "error", "-c", code], env, folder)
+    assert "Harrow & Finch" in printed or "5 of 5 pages" in printed
+
+
+def test_command_line(env: dict[str, str], folder: Path) -> None:
+    assert len(JOBS) == 6
+    printed = run(["bash", "-ec", "\n".join(JOBS)], env, folder)
+    assert "Skerry Sound Pilot" in printed
+    assert (folder / "out" / "report.pdf.json").exists()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl(env: dict[str, str], folder: Path, gateway_url: str, pool: Producer) -> None:
+    assert len(CURL) == 5
+    script = "\n".join(CURL).replace("http://127.0.0.1:8080", gateway_url)
+    printed = run(["bash", "-ec", script], {**env, "JOB": pool.submit(SAMPLES / "report.pdf").id}, folder)
+    assert "Harrow & Finch" in printed
+    assert "Skerry Sound Pilot" in printed

@@ -1,0 +1,76 @@
+"""The Celery app of the workers: `celery -A worker.app worker`. Boot, readiness and drain of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Celery, Task, signals
+
+from producer.logs import configure_logs
+from producer.queue import PREPARE_TASK, READ_SPAN_TASK
+from producer.settings import Settings
+
+app = Celery("ocrpool")
+app.config_from_object("celeryconfig")
+
+_station: Any = None
+
+
+class GuardedTask(Task):  # type: ignore[misc]  # Celery's classes are untyped
+    """A task whose every error is an ordinary one: the threads pool leaks a slot for ever on the other kinds."""
+
+    abstract = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except (MemoryError, SystemExit, KeyboardInterrupt) as error:
+            raise RuntimeError(f"{type(error).__name__} in a task thread") from error
+
+
+@app.task(name=PREPARE_TASK, base=GuardedTask)  # type: ignore[untyped-decorator]
+def prepare(message: Mapping[str, Any]) -> None:
+    from worker import tasks
+
+    tasks.prepare(_station, message)
+
+
+@app.task(name=READ_SPAN_TASK, base=GuardedTask)  # type: ignore[untyped-decorator]
+def read_span(message: Mapping[str, Any]) -> None:
+    from worker import tasks
+
+    tasks.read_span(_station, message)
+
+
+# The threads pool never sends worker_process_init, and tasks still run during worker_shutting_down.
+
+
+@signals.worker_init.connect  # type: ignore[untyped-decorator]
+def _boot(**_: Any) -> None:
+    global _station  # noqa: PLW0603 - Celery calls tasks and signals as plain functions
+    from worker.station import Station
+
+    settings = Settings()
+    configure_logs(settings)
+    try:
+        _station = Station(settings)
+        _station.start()
+    except Exception as error:
+        # Celery swallows a handler's exceptions, and a worker without models must not take work.
+        raise SystemExit(f"The worker cannot start: {error}") from error
+
+
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+def _ready(**_: Any) -> None:
+    _station.ready()
+
+
+@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _draining(**_: Any) -> None:
+    _station.draining()
+
+
+@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _stop(**_: Any) -> None:
+    _station.stop()

@@ -1,0 +1,243 @@
+"""An engine turns pages into page results. `pp-ocr` does it in two batched stages, and a third on request."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from producer.job import Line, PageResult, ReadOptions, Timings
+from producer.settings import Settings
+from worker import metrics
+from worker.batcher import Batcher, BatchObserver
+from worker.detection import Detector, Quads
+from worker.models import Stage, build_predictor, choose_predictor
+from worker.orientation import Orientation
+from worker.predictors import Predictor, Shape
+from worker.rasterise import RasterPage
+from worker.reading import arrange, as_quad
+from worker.recognition import LineInput, LineText, Recogniser
+from worker.tensors import Bucket, Pixels
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+Run = Callable[[Predictor, Bucket, list[In]], Sequence[Out]]
+
+#: Items that may wait before a stage, for each page in flight: beyond it `submit` blocks, which bounds the memory.
+_LINES_PER_PAGE = 256
+
+
+class BatchedStage(Generic[In, Out]):
+    """One model behind one batcher, with a predictor for each runner thread, and a count of the pages still to come."""
+
+    def __init__(
+        self,
+        name: str,
+        run: Run[In, Out],
+        max_batch: Callable[[Bucket], int],
+        *,
+        predictors: Sequence[Predictor],
+        settings: Settings,
+        observer: BatchObserver | None = metrics.observe_batch,
+    ) -> None:
+        self._predictors = predictors
+        self._coming = 0
+        self._lock = threading.Lock()
+        self.batcher: Batcher[Bucket, In, Out] = Batcher(
+            name,
+            [partial(run, predictor) for predictor in predictors],
+            max_batch=max_batch,
+            max_delay_s=settings.max_delay_ms / 1000,
+            capacity=settings.pages_in_flight * _LINES_PER_PAGE,
+            upstream=lambda: self._coming,
+            observer=observer,
+        )
+
+    def warm_up(self) -> None:
+        with ThreadPoolExecutor(len(self._predictors)) as pool:
+            list(pool.map(lambda predictor: predictor.warm_up(), self._predictors))
+
+    def close(self) -> None:
+        self.batcher.stop()
+        self.batcher.join()
+        for predictor in self._predictors:
+            predictor.close()
+
+    @contextmanager
+    def page_coming(self) -> Iterator[Callable[[], None]]:
+        """Count a page that may still submit items. The yielded function says that it has; so does leaving."""
+        came = threading.Event()
+
+        def has_come() -> None:
+            with self._lock:
+                if came.is_set():
+                    return
+                came.set()
+                self._coming -= 1
+            self.batcher.notify()
+
+        with self._lock:
+            self._coming += 1
+        try:
+            yield has_come
+        finally:
+            has_come()
+
+
+class Passage(Protocol):
+    """One page on its way through an engine."""
+
+    def read(self, page: int, raster: RasterPage, rasterise_ms: float) -> PageResult:
+        """The page's text. Blocks until its batches are through.
+
+        Raises:
+            JobEnded: the job's deadline passed, or it was cancelled, before the page was read.
+            ProcessingError: the models failed on this page.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """Pages in, page results out. Safe to share between threads."""
+
+    name: str
+    #: Names the models, their files and the runtime.
+    model: str
+    #: One sentence: which predictor was picked, and why.
+    reason: str
+
+    def start(self) -> None:
+        """Load and warm the models: once it returns, no page waits for either."""
+        ...
+
+    def stop(self) -> None:
+        """Let the queued pages through, then free the models."""
+        ...
+
+    def passage(
+        self, options: ReadOptions, deadline: float, cancelled: Callable[[], bool]
+    ) -> AbstractContextManager[Passage]:
+        """Announce a page before it is rasterised, so that batches wait for it and for nothing else.
+
+        `deadline` is on `time.monotonic`'s clock; the page is dropped when it has passed or `cancelled()` is true.
+        """
+        ...
+
+
+class PpOcr:
+    """PP-OCR: the detector finds lines, the recogniser reads them; text-line orientation stands between on request."""
+
+    name = "pp-ocr"
+
+    def __init__(self, settings: Settings) -> None:
+        choice = choose_predictor(settings)
+        self.model = choice.model.fingerprint
+        self.reason = choice.reason
+        self.detector = Detector(settings)
+        self.recogniser = Recogniser(choice.model, settings)
+        self.orientation = Orientation(settings)
+        # On a CPU, one thread for each of several batches beats several threads inside one.
+        runners = settings.predictor_threads or os.cpu_count() or 1
+
+        def stage(
+            kind: Stage, shapes: Iterable[Shape], run: Run[In, Out], max_batch: Callable[[Bucket], int]
+        ) -> BatchedStage[In, Out]:
+            predictors = [build_predictor(choice.model, kind, shapes, threads=1) for _ in range(runners)]
+            return BatchedStage(kind.value, run, max_batch, predictors=predictors, settings=settings)
+
+        detector, turner, recogniser = self.detector, self.orientation, self.recogniser
+        self.detecting = stage(Stage.DETECTOR, detector.shapes, detector.run, detector.max_batch)
+        self.turning = stage(Stage.ORIENTATION, turner.shapes, turner.run, turner.max_batch)
+        self.recognising = stage(Stage.RECOGNISER, recogniser.shapes, self._recognise, recogniser.max_batch)
+
+    def _recognise(self, predictor: Predictor, bucket: Bucket, lines: list[LineInput]) -> list[LineText]:
+        real, all_pixels = self.recogniser.pixels(bucket, lines)
+        metrics.LINE_PIXELS.labels("text").inc(real)
+        metrics.LINE_PIXELS.labels("padding").inc(all_pixels - real)
+        return self.recogniser.run(predictor, bucket, lines)
+
+    @property
+    def stages(self) -> tuple[BatchedStage[Any, Any], ...]:
+        """In the order in which a page passes them."""
+        return self.detecting, self.turning, self.recognising
+
+    def start(self) -> None:
+        for stage in self.stages:
+            stage.warm_up()
+            stage.batcher.start()
+
+    def stop(self) -> None:
+        for stage in self.stages:
+            stage.close()
+
+    @contextmanager
+    def passage(self, options: ReadOptions, deadline: float, cancelled: Callable[[], bool]) -> Iterator[Passage]:
+        with self.detecting.page_coming() as at_detector, self.recognising.page_coming() as at_recogniser:
+            yield _PpOcrPassage(self, options, deadline, cancelled, at_detector, at_recogniser)
+
+
+@dataclass(frozen=True)
+class _PpOcrPassage:
+    engine: PpOcr
+    options: ReadOptions
+    deadline: float
+    cancelled: Callable[[], bool]
+    at_detector: Callable[[], None]
+    at_recogniser: Callable[[], None]
+
+    def read(self, page: int, raster: RasterPage, rasterise_ms: float) -> PageResult:
+        started = time.perf_counter()
+        quads = self._detect(raster.pixels)
+        detected = time.perf_counter()
+        lines = self._recognise(raster.pixels, quads)
+        recognised = time.perf_counter()
+        height, width = raster.pixels.shape[:2]
+        ordered, text = arrange(lines)
+        return PageResult(
+            page=page,
+            width=width,
+            height=height,
+            angle=raster.angle,
+            lines=ordered,
+            text=text,
+            engine=self.engine.name,
+            model=self.engine.model,
+            timings=Timings(
+                rasterise_ms=round(rasterise_ms, 3),
+                detect_ms=round(1000 * (detected - started), 3),
+                recognise_ms=round(1000 * (recognised - detected), 3),
+            ),
+        )
+
+    def _detect(self, pixels: Pixels) -> Quads:
+        item, bucket = self.engine.detector.prepare(pixels)
+        answer = self._submit(self.engine.detecting, item, bucket)
+        self.at_detector()
+        return self.engine.detector.finish(answer.result(), item)
+
+    def _recognise(self, pixels: Pixels, quads: Quads) -> list[Line]:
+        lines = self.engine.recogniser.prepare(pixels, quads)
+        angles = self._turn(lines) if self.options.orientation else [0] * len(lines)
+        lines = [line.turned() if angle else line for line, angle in zip(lines, angles, strict=True)]
+        answers = [self._submit(self.engine.recognising, line, line.bucket) for line in lines]
+        self.at_recogniser()
+        texts = [answer.result() for answer in answers]
+        return [
+            Line(quad=as_quad(quad), text=read.text, score=min(1.0, read.score), angle=angle)
+            for quad, read, angle in zip(quads, texts, angles, strict=True)
+            if read.text and read.score >= self.options.min_score
+        ]
+
+    def _turn(self, lines: list[LineInput]) -> list[Literal[0, 180]]:
+        items = self.engine.orientation.prepare(lines)
+        answers = [self._submit(self.engine.turning, item, item.bucket) for item in items]
+        return [180 if answer.result() else 0 for answer in answers]
+
+    def _submit(self, stage: BatchedStage[In, Out], item: In, bucket: Bucket) -> Future[Out]:
+        return stage.batcher.submit(item, bucket=bucket, deadline=self.deadline, cancelled=self.cancelled)

@@ -1,0 +1,50 @@
+"""Text-line orientation: which lines stand upside down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from producer.settings import Settings
+from worker.predictors import Predictor, Shape
+from worker.recognition import LINE_HEIGHT, LineInput
+from worker.tensors import Bucket, Pixels, assemble, batch_size
+
+#: The one input size of PP-OCR's mobile v2 classifier.
+BUCKET: Bucket = (LINE_HEIGHT, 192)
+#: Of a longer line the middle part of this width is looked at: squeezed more, upright letters look turned more often.
+PART_WIDTH = 288
+#: A line is turned only if the classifier is this sure, as in PP-OCR: most lines stand upright.
+TURN_THRESHOLD = 0.9
+
+
+class Orientation:
+    """Tells which lines stand upside down. One instance serves every thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._batches = tuple(sorted(settings.recogniser_batches))
+        self.shapes = frozenset(Shape(batch, *BUCKET) for batch in self._batches)
+
+    def max_batch(self, bucket: Bucket) -> int:
+        return self._batches[-1]
+
+    def prepare(self, lines: Sequence[LineInput]) -> list[LineInput]:
+        """The same lines, or the middle of longer ones, in the classifier's only bucket."""
+        return [LineInput(_middle(line.pixels), BUCKET) for line in lines]
+
+    def run(self, predictor: Predictor, bucket: Bucket, items: Sequence[LineInput]) -> list[bool]:
+        """For each line, whether it stands upside down: `LineInput.turned` sets it right."""
+        batch = assemble([item.pixels for item in items], batch_size(self._batches, len(items)), bucket)
+        scores = predictor.run(batch)[: len(items), 1]
+        return [bool(turned) for turned in scores > TURN_THRESHOLD]
+
+
+def _middle(pixels: Pixels) -> Pixels:
+    width = pixels.shape[1]
+    if width <= BUCKET[1]:
+        return pixels
+    start = max(0, width - PART_WIDTH) // 2
+    part = pixels[:, start : start + PART_WIDTH]
+    return np.asarray(cv2.resize(part, BUCKET[::-1], interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,0 +1,59 @@
+"""Finds what nobody holds: spans of workers that died, messages that the broker lost, jobs past their deadline."""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+
+from producer.blobs import BlobStore
+from producer.errors import Unavailable
+from producer.ledger import Ledger, Swept, reachable
+from producer.queue import Publisher, queue_prefix
+
+log = structlog.get_logger(__name__)
+
+
+class Sweeper:
+    """One thread a worker; a lock in Redis lets one of them sweep in each interval."""
+
+    def __init__(self, ledger: Ledger, publisher: Publisher, blobs: BlobStore, interval_s: float) -> None:
+        self._ledger = ledger
+        self._publisher = publisher
+        self._blobs = blobs
+        self._interval_s = interval_s
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def sweep(self) -> Swept | None:
+        """Sweep once; None when another worker has swept in this interval."""
+        lock = f"{self._ledger.namespace}:sweeping"
+        with reachable():
+            mine = self._ledger.redis.set(lock, "1", nx=True, px=round(self._interval_s * 900))
+        if not mine:
+            return None
+        swept = self._ledger.sweep(queue_prefix(self._ledger.settings))
+        self._publisher.publish(swept.publish)
+        for blob in swept.blobs:
+            self._blobs.delete(blob)
+        if swept.publish:
+            log.info("sweeper.published_again", units=len(swept.publish), deaths=swept.deaths)
+        return swept
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._interval_s):
+            try:
+                self.sweep()
+            except Unavailable as error:
+                log.warning("sweeper.skipped", error=str(error))
+            except Exception:
+                log.exception("sweeper.failed")

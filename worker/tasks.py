@@ -1,0 +1,157 @@
+"""The worker's tasks, thin: count a document's pages, read a span of them. The page's story is told in `read_page`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+from pydantic import ValidationError
+
+from producer.errors import FetchFailed, Internal, JobEnded, NotFound, OcrpoolError, Unavailable
+from producer.job import Contract, ErrorDetail, PageFailure, PageResult, PrepareMessage, SpanMessage
+from producer.ledger import PREPARE, Claim, Refusal
+from worker import metrics
+from worker.leases import Lease
+from worker.station import Station
+
+log = structlog.get_logger(__name__)
+
+Message = TypeVar("Message", bound=Contract)
+
+#: Pauses between tries to write to a ledger that cannot be reached. Together they outlast a Redis restart; after them
+#: the lease lapses and the page is read again.
+_RETRY_PAUSES_S = (0.1, 0.3, 1.0, 3.0, 5.0)
+
+
+def prepare(station: Station, body: Mapping[str, Any]) -> None:
+    """Count the document's pages and publish its spans, or fail the job with the reason."""
+    message = _parse(PrepareMessage, body)
+    claim = _claim(station, message.job_id, PREPARE) if message else None
+    if claim is None:
+        return
+    with station.leases.hold(claim):
+        try:
+            with _document(station, claim) as path:
+                pages = station.rasteriser.count_pages(path, claim.job.media_type)
+        except OcrpoolError as error:
+            station.ledger.fail(claim, ErrorDetail.of(error))
+        else:
+            station.publisher.publish(station.ledger.plan(claim, pages))
+
+
+def read_span(station: Station, body: Mapping[str, Any]) -> None:
+    """Read the span's pages that have no outcome yet, side by side, and write each outcome as it comes."""
+    message = _parse(SpanMessage, body)
+    claim = _claim(station, message.job_id, str(message.span)) if message else None
+    if claim is None:
+        return
+    with station.leases.hold(claim) as lease:
+        written = _read_pages(station, lease)
+    try:
+        station.publisher.publish(station.ledger.release(claim, again=not written))
+    except Unavailable:
+        log.warning("span.not_released", job_id=claim.job.id, span=claim.unit)
+
+
+def _read_pages(station: Station, lease: Lease) -> bool:
+    """Whether every page that was owed an outcome has it."""
+    claim = lease.claim
+    deadline = time.monotonic() + claim.deadline_in_s
+    try:
+        with _document(station, claim) as path:
+            futures = [station.pages.submit(read_page, station, lease, path, page, deadline) for page in claim.pages]
+            wait(futures)
+    except FetchFailed as error:
+        return all([_finish(station, lease, _failure(page, error)) for page in claim.pages])
+    return all(future.result() for future in futures)
+
+
+def read_page(station: Station, lease: Lease, document: Path, page: int, deadline: float) -> bool:
+    """One page from its document's bytes to its outcome in the ledger. False if it must be read again."""
+    job = lease.claim.job
+    outcome: PageResult | PageFailure
+    if lease.lost.is_set():
+        return True
+    started = time.perf_counter()
+    try:
+        with (
+            metrics.PAGES_IN_FLIGHT.track_inprogress(),
+            station.engine.passage(job.options, deadline, lease.lost.is_set) as passage,
+            station.rasteriser.page(document, job.media_type, page) as raster,
+        ):
+            outcome = passage.read(page, raster, 1000 * (time.perf_counter() - started))
+    except JobEnded:
+        return True  # The ledger has ended the job, or the sweeper is about to.
+    except Unavailable:
+        return False
+    except OcrpoolError as error:
+        outcome = _failure(page, error)
+    except Exception:
+        log.exception("page.failed", job_id=job.id, page=page)
+        outcome = _failure(page, Internal("The page failed inside the pool."))
+    return _finish(station, lease, outcome)
+
+
+def _finish(station: Station, lease: Lease, outcome: PageResult | PageFailure) -> bool:
+    """Write the outcome; False when the ledger cannot be reached for longer than a restart takes."""
+    for pause_s in (*_RETRY_PAUSES_S, None):
+        try:
+            verdict = station.ledger.finish_page(lease.claim, outcome)
+        except Unavailable as error:
+            log.warning("page.not_written", job_id=lease.claim.job.id, page=outcome.page, error=str(error))
+            if pause_s is None:
+                return False
+            lease.lost.wait(pause_s)
+            continue
+        if verdict in (Refusal.FENCED, Refusal.FINAL):
+            lease.lost.set()
+        elif verdict is not Refusal.DUPLICATE:
+            _count(outcome)
+        return True
+    raise AssertionError("unreachable")
+
+
+def _count(outcome: PageResult | PageFailure) -> None:
+    if isinstance(outcome, PageFailure):
+        metrics.PAGES.labels(outcome.error.code).inc()
+        return
+    metrics.PAGES.labels("read").inc()
+    for stage in ("rasterise", "detect", "recognise"):
+        metrics.STAGE_SECONDS.labels(stage).observe(getattr(outcome.timings, f"{stage}_ms") / 1000)
+
+
+def _failure(page: int, error: OcrpoolError) -> PageFailure:
+    return PageFailure(page=page, error=ErrorDetail.of(error))
+
+
+def _parse(kind: type[Message], body: object) -> Message | None:
+    """The message, or None for one that is not of this contract: it is counted and dropped, and the worker lives."""
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        metrics.MESSAGES_REFUSED.inc()
+        log.error("message.refused", kind=kind.__name__, error=str(error))
+        return None
+
+
+def _claim(station: Station, job_id: str, unit: str) -> Claim | None:
+    claim = station.ledger.claim(job_id, unit, station.name)
+    if isinstance(claim, Refusal):
+        metrics.UNITS_REFUSED.labels(claim.value).inc()
+        log.debug("unit.refused", job_id=job_id, unit=unit, reason=claim.value)
+        return None
+    return claim
+
+
+@contextmanager
+def _document(station: Station, claim: Claim) -> Iterator[Path]:
+    try:
+        with station.blobs.local(claim.job.blob) as path:
+            yield path
+    except NotFound as error:
+        raise FetchFailed(str(error)) from error
