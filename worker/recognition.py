@@ -100,7 +100,7 @@ def crop(page: Pixels, quad: NDArray[np.float32], max_width: int) -> Pixels:
     target = np.array([[0, 0], [columns, 0], [columns, LINE_HEIGHT], [0, LINE_HEIGHT]], np.float32)
     warp = cv2.getPerspectiveTransform(quad, target)
     cut = cv2.warpPerspective(
-        page, warp, (columns, LINE_HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        page, warp, (columns, LINE_HEIGHT), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )
     return np.asarray(cut, np.uint8)
 

@@ -27,8 +27,8 @@ if #todo == 0 and unit ~= 'prepare' then
   redis.call('ZREM', LEASES, member)
   return { 'done' }
 end
-local fence = redis.call('HINCRBY', spans_key(id), unit .. ':fence', 1)
-redis.call('HSET', spans_key(id), unit .. ':worker', ARGV[5])
+local fence = next_fence(id)
+redis.call('HSET', spans_key(id), unit .. ':fence', fence, unit .. ':worker', ARGV[5])
 redis.call('ZADD', LEASES, now + ARGV[6], member)
 if v[1] == 'queued' then
   redis.call('HSET', job_key(id), 'state', 'running', 'started', now)

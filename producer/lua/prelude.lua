@@ -27,6 +27,9 @@ local function publish_event(id)
   }))
 end
 
+-- Fences count through the whole job: a unit of the same name may come back after a split, and its number must not.
+local function next_fence(id) return redis.call('HINCRBY', job_key(id), 'fences', 1) end
+
 local function add_unit(id, unit, lane, deaths, now)
   redis.call('HSET', spans_key(id), unit .. ':lane', lane, unit .. ':deaths', deaths, unit .. ':fence', 0)
   redis.call('ZADD', WAITING, now, id .. ' ' .. unit)

@@ -5,6 +5,6 @@ local member = id .. ' ' .. unit
 if redis.call('HGET', spans_key(id), unit .. ':fence') ~= ARGV[3] then return '' end
 redis.call('ZREM', LEASES, member)
 if ARGV[4] ~= '1' then return '' end
-redis.call('HINCRBY', spans_key(id), unit .. ':fence', 1)
+redis.call('HSET', spans_key(id), unit .. ':fence', next_fence(id))
 redis.call('ZADD', WAITING, now_ms(), member)
 return redis.call('HGET', spans_key(id), unit .. ':lane')

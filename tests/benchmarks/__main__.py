@@ -8,9 +8,10 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -23,17 +24,28 @@ from tests.documents import png, tiff
 console = Console(highlight=False, soft_wrap=True)
 
 
+class Reader(Protocol):
+    """What reads the pages: the pool, or a peer."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read(self, paths: Sequence[Path]) -> tuple[float, list[str]]:
+        """Seconds for all images, and their texts."""
+        ...
+
+
 def compare(pages: list[Page], rounds: int) -> dict[str, Any]:
-    """Both in turn, `rounds` times: the machine's speed drifts, their ratio does not."""
+    """All in turn, `rounds` times: the machine's speed drifts, their ratio does not."""
     paths = [page.path for page in pages]
     seconds: dict[str, list[float]] = {}
     read: dict[str, Accuracy] = {}
     with measured_pool() as pool:
-        peer = RapidOcrLoop(paths[0])
+        peers: list[Reader] = [RapidOcrLoop(paths[0], orientation=orientation) for orientation in (True, False)]
         pool.read(paths[:2])
         before = pool.metrics()
         for number in range(rounds):
-            for one in (peer, pool):
+            for one in (*peers, pool):
                 took_s, texts = one.read(paths)
                 seconds.setdefault(one.name, []).append(took_s)
                 read[one.name] = accuracy(pages, texts)
@@ -43,7 +55,10 @@ def compare(pages: list[Page], rounds: int) -> dict[str, Any]:
     rates = {name: len(paths) / statistics.median(taken) for name, taken in seconds.items()}
     return {
         "pages_per_s": rates,
-        "ratio": statistics.median(a / b for a, b in zip(seconds[peer.name], seconds[pool.name], strict=True)),
+        "ratio": {
+            name: statistics.median(a / b for a, b in zip(taken, seconds[pool.name], strict=True))
+            for name, taken in seconds.items()
+        },
         "accuracy": {name: asdict(one) for name, one in read.items()},
         "lone_page_latency_ms": statistics.median(latencies_ms),
         **stages,
@@ -103,23 +118,25 @@ def read_many(pool: MeasuredPool, pages: int) -> tuple[list[int], float]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    table = Table("figure", "RapidOCR in a loop", "ocrpool", title=f"{figures['corpus']}, {figures['machine']}")
     both, queue = figures["comparison"], figures["queue"]
-    columns = ("RapidOCR in a loop", "ocrpool")
-    table.add_row("pages/s (median)", *(f"{both['pages_per_s'][name]:.2f}" for name in columns))
-    table.add_row("ratio", "1", f"{both['ratio']:.2f}")
+    names = list(both["pages_per_s"])
+    table = Table("figure", *names, title=f"{figures['corpus']}, {figures['machine']}")
+    table.add_row("pages/s, median", *(f"{both['pages_per_s'][name]:.2f}" for name in names))
+    table.add_row("the pool's rate, as a multiple", *(f"{both['ratio'][name]:.2f}" for name in names))
     for kind in ("character_f1", "word_f1"):
-        table.add_row(kind.replace("_", " "), *(f"{both['accuracy'][name][kind]:.4f}" for name in columns))
-    table.add_row("recogniser padding", "", f"{both['recogniser_padding']:.1%}")
-    table.add_row("mean batch: pages / lines", "", " / ".join(f"{size:.1f}" for size in both["mean_batch"].values()))
-    table.add_row("batch in predictor, ms", "", " / ".join(f"{ms:.0f}" for ms in both["batch_run_ms"].values()))
-    stages = " / ".join(f"{ms:.0f}" for ms in both["page_stage_ms"].values())
-    table.add_row("a page's rasterise / detect / recognise with waits, ms", "", stages)
-    table.add_row("one page alone, submit to result, ms", "", f"{both['lone_page_latency_ms']:.0f}")
-    cost = queue["queue_cost_ms"]
-    table.add_row("queue's own cost a page, ms: median / p99", "", f"{cost['median']:.1f} / {cost['p99']:.1f}")
-    table.add_row(f"null engine, {queue['pages']} pages: pages/s", "", f"{queue['pages_per_s']:.0f}")
-    table.add_row("worker's RSS on the way, MB", "", " ".join(str(one) for one in queue["rss_mb"]))
+        table.add_row(kind.replace("_", " "), *(f"{both['accuracy'][name][kind]:.4f}" for name in names))
+
+    def row(title: str, *values: float, form: str = ".0f") -> None:
+        table.add_row(title, *[""] * (len(names) - 1), " / ".join(f"{value:{form}}" for value in values))
+
+    row("recogniser padding", both["recogniser_padding"], form=".1%")
+    row("mean batch: pages / lines", *both["mean_batch"].values(), form=".1f")
+    row("a batch in the predictor: pages / lines, ms", *both["batch_run_ms"].values())
+    row("a page, waits included: rasterise / detect / recognise, ms", *both["page_stage_ms"].values())
+    row("one page alone, from submit to result, ms", both["lone_page_latency_ms"])
+    row("null engine: queue's own cost a page, median / p99, ms", *queue["queue_cost_ms"].values(), form=".1f")
+    row(f"null engine: pages/s over {queue['pages']} pages", queue["pages_per_s"])
+    row("null engine: RSS at the start and each quarter, MB", *queue["rss_mb"])
     console.print(table)
 
 
@@ -131,7 +148,7 @@ def main() -> None:
     options = parser.parse_args()
     corpus, pages = receipts(options.pages)
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    console.print(f"Reading {corpus} with both, in turn")
+    console.print(f"Reading {corpus} with each, in turn")
     figures: dict[str, Any] = {"corpus": corpus, "machine": machine, "comparison": compare(pages, options.rounds)}
     console.print("Measuring the queue alone")
     figures["queue"] = queue_cost(jobs=200, pages=2000)

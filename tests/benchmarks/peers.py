@@ -8,14 +8,16 @@ from pathlib import Path
 
 
 class RapidOcrLoop:
-    """RapidOCR as its documentation uses it: one image a call, every core inside the call. Loaded and warm."""
+    """RapidOCR as its documentation uses it: one image a call, every core inside the call. Loaded and warm.
 
-    name = "RapidOCR in a loop"
+    By default it asks a classifier for the orientation of every line; the pool does so on request only.
+    """
 
-    def __init__(self, warm_up: Path) -> None:
+    def __init__(self, warm_up: Path, *, orientation: bool) -> None:
         from rapidocr import RapidOCR
 
-        self._engine = RapidOCR(params={"Global.log_level": "error", "Global.use_cls": False})
+        self.name = "RapidOCR" if orientation else "RapidOCR, orientation off"
+        self._engine = RapidOCR(params={"Global.log_level": "error", "Global.use_cls": orientation})
         self._engine(str(warm_up))
 
     def read(self, paths: Sequence[Path]) -> tuple[float, list[str]]:

@@ -181,6 +181,21 @@ def test_pages_of_workers_that_die_go_to_quarantine_one_by_one(ledger: Ledger) -
     assert [page.error.code for page in result.pages if isinstance(page, PageFailure)] == ["poison_document"]
 
 
+def test_a_fence_never_comes_twice_even_where_a_unit_of_the_same_name_does(ledger: Ledger) -> None:
+    # Given a one-page span whose first holder only seemed dead, and whose quarantine span has the same name
+    job = make_job()
+    ledger.accept(job, pages_total=1)
+    zombie = claimed(ledger, job, "1+1", "gpu0")
+    for _ in range(2):
+        lapse(ledger)
+        ledger.sweep("q.")
+        current = ledger.claim(job.id, "1+1", "gpu1")
+
+    assert isinstance(current, Claim)
+    assert ledger.finish_page(zombie, page_read(1, "late")) is Refusal.FENCED
+    ledger.finish_page(current, page_read(1))
+
+
 def test_a_message_that_the_broker_lost_is_published_again_once_its_queue_is_empty(ledger: Ledger) -> None:
     job = make_job(lane=Lane.BULK)
     ledger.accept(job, pages_total=1)
@@ -240,4 +255,5 @@ def test_asking_too_early_or_for_nothing(ledger: Ledger) -> None:
 def lapse(ledger: Ledger) -> None:
     """Let every lease run out, without waiting for it."""
     for member in ledger.redis.zrange(f"{ledger.namespace}:leases", 0, -1):
+        assert isinstance(member, bytes)
         ledger.redis.zadd(f"{ledger.namespace}:leases", {member: 1})

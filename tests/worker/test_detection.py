@@ -103,7 +103,7 @@ def test_quads_stay_on_the_page(detector: Detector) -> None:
 
 def test_faint_text_and_specks_are_left_out(detector: Detector) -> None:
     item = DetectorInput(np.zeros((320, 320, 3), np.uint8), page_height=320, page_width=320)
-    faint = 0.45 * map_with((160, 150), (120, 10), 0)
+    faint = 0.35 * map_with((160, 150), (120, 10), 0)
     speck = map_with((30, 30), (1, 1), 0)
 
     assert detector.finish(np.maximum(faint, speck), item).shape == (0, 4, 2)
