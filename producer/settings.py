@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     lease_renew_s: float = Field(5, gt=0, le=1200, description="A live worker renews its claims this often.")
     sweep_interval_s: float = Field(5, gt=0, le=600, description="Spans that nobody holds are looked for this often.")
     unclaimed_after_s: float = Field(
-        60, gt=0, le=86_400, description="A span that waits this long while its queue is empty is published again."
+        10, gt=0, le=86_400, description="A span that waits this long while its queue is empty is published again."
     )
     deadline_s: float = Field(
         86_400, gt=0, le=7 * 86_400, description="A job without a deadline of its own expires then."
