@@ -8,19 +8,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from producer.embedded import Embedded, answers, pool_of_its_own
-from producer.errors import OcrpoolError, Unavailable
-from producer.job import JobResult, JobState, JobStatus, Lane, ReadOptions
+from producer.errors import DocumentError, InvalidRequest, OcrpoolError, Unavailable
+from producer.job import JobResult, JobStatus, Lane, ReadOptions
 from producer.logs import configure_logs
+from producer.printing import Format, OutputFolder, count, err, fail, out, print_result, print_status, report
 from producer.producer import Producer
 from producer.progress import PageProgress
 from producer.settings import Settings, describe
@@ -35,15 +34,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-class Format(StrEnum):
-    TEXT = "text"
-    JSON = "json"
-
-
 Files = Annotated[
     list[Path], typer.Argument(help="Images (PNG, JPEG, TIFF, WebP, BMP, GIF) and PDFs.", show_default=False)
 ]
@@ -96,21 +86,50 @@ def read(
 ) -> None:
     """Read documents and print their text. Uses the running pool, or starts one for as long as it takes."""
     options = ReadOptions(orientation=orientation, min_score=min_score)
+    folder = OutputFolder(output, format) if output else None
     with _some_pool(embedded) as settings, Producer(settings) as producer:
         started = time.monotonic()
-        jobs = {producer.submit(file, options).id: file for file in files}
+        jobs = _submit_all(producer, files, options)
+        done = _follow_all(producer, jobs, folder)
+        elapsed_s = time.monotonic() - started
+    for status, result in done:
+        if folder is None:
+            seconds = (status.finished_at or 0) - status.created_at
+            print_result(result.name, result, format, seconds=seconds if len(files) > 1 else None)
+    pages = sum(len(result.pages) for _, result in done)
+    rate = f"{pages / elapsed_s:.2f} pages/s"
+    err.print(f"{count(len(done), 'document')}, {count(pages, 'page')} in {elapsed_s:.1f} s ({rate})")
+    if not all([report(result.name, result) for _, result in done]) or len(done) < len(files):
+        raise typer.Exit(1)
+
+
+def _submit_all(producer: Producer, files: list[Path], options: ReadOptions) -> list[str]:
+    """The jobs' ids. A file that is refused is told and left out: the others are read."""
+    ids = []
+    for file in files:
+        try:
+            ids.append(producer.submit(file, options).id)
+        except (DocumentError, InvalidRequest) as error:
+            fail(f"{file.name}: {error} ({error.code})")
+    return ids
+
+
+def _follow_all(producer: Producer, jobs: list[str], folder: OutputFolder | None) -> list[tuple[JobStatus, JobResult]]:
+    """Wait for the jobs, and return them in order; with a folder, each is written as soon as it is done."""
+    done = {}
+    try:
         with PageProgress(err, jobs) as progress:
             for status in producer.follow(jobs):
                 progress.update(status)
-        elapsed_s = time.monotonic() - started
-        results = [(file, producer.result(job_id)) for job_id, file in jobs.items()]
-    for file, result in results:
-        _emit(file.name, result, format, output, headed=len(results) > 1)
-    documents, pages = len(results), sum(len(result.pages) for _, result in results)
-    rate = f"{pages / elapsed_s:.2f} pages/s"
-    err.print(f"{_count(documents, 'document')}, {_count(pages, 'page')} in {elapsed_s:.1f} s ({rate})")
-    if not all([_report(file.name, result) for file, result in results]):
-        raise typer.Exit(1)
+                if status.final:
+                    done[status.id] = status, producer.result(status.id)
+                    if folder is not None:
+                        folder.write(status.name, done[status.id][1])
+    except KeyboardInterrupt:
+        for job_id in jobs:
+            producer.cancel(job_id)
+        raise
+    return [done[job_id] for job_id in jobs]
 
 
 @app.command(rich_help_panel=RUNNING)
@@ -130,7 +149,7 @@ def up(
             with err.status("Loading models"):
                 pool.start_workers(workers)
             url = pool.start_gateway()
-            err.print(f"[bold]ocrpool is up[/bold]: {_count(workers, 'worker')}; Ctrl-C stops it.")
+            err.print(f"[bold]ocrpool is up[/bold]: {count(workers, 'worker')}; Ctrl-C stops it.")
             err.print(f"  gateway   {url}  (API at {url}/docs)")
             err.print(f"  Redis     {settings.redis_url}")
             if flower:
@@ -190,7 +209,7 @@ def submit(
 def status(job: JobArgument, format: FormatOption = Format.TEXT) -> None:
     """Show where a job stands."""
     with _running_pool() as producer:
-        _show_status(producer.status(job), format)
+        print_status(producer.status(job), format)
 
 
 @app.command(rich_help_panel=JOBS)
@@ -206,8 +225,8 @@ def result(
                 for now in producer.follow([job], timeout_s=wait_s):
                     progress.update(now)
         found = producer.result(job)
-    _emit(found.name, found, format, None, headed=False)
-    if not _report(found.name or job, found):
+    print_result(found.name, found, format)
+    if not report(found.name or job, found):
         raise typer.Exit(1)
 
 
@@ -215,7 +234,7 @@ def result(
 def cancel(job: JobArgument) -> None:
     """Cancel a job: its pages that are not read yet never will be."""
     with _running_pool() as producer:
-        _show_status(producer.cancel(job), Format.TEXT)
+        print_status(producer.cancel(job), Format.TEXT)
 
 
 def main() -> None:
@@ -227,14 +246,14 @@ def main() -> None:
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(str(part) for part in problem["loc"])
-            err.print(f"error: OCRPOOL_{name.upper()}: {problem['msg']}", markup=False)
+            fail(f"OCRPOOL_{name.upper()}: {problem['msg']}")
         sys.exit(1)
     except KeyboardInterrupt:
         _die("interrupted", 130)
 
 
 def _die(message: str, status: int = 1) -> NoReturn:
-    err.print(f"error: {message}", markup=False)
+    fail(message)
     sys.exit(status)
 
 
@@ -278,49 +297,6 @@ def _running_pool() -> Iterator[Producer]:
         )
     with Producer(chosen) as producer:
         yield producer
-
-
-def _emit(name: str, result: JobResult, format: Format, folder: Path | None, *, headed: bool) -> None:
-    content = result.text if format is Format.TEXT else result.model_dump_json()
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        suffix = "txt" if format is Format.TEXT else "json"
-        path = folder / f"{name}.{suffix}"
-        number = 2
-        while path.exists():
-            path, number = folder / f"{name}.{number}.{suffix}", number + 1
-        path.write_text(content + "\n", encoding="utf-8")
-        err.print(f"wrote {path}", markup=False)
-        return
-    if headed and format is Format.TEXT:
-        out.print(f"── {name} ──", style="bold", markup=False)
-    out.print(content, markup=False)
-    if headed and format is Format.TEXT:
-        out.print()
-
-
-def _report(name: str, result: JobResult) -> bool:
-    """Say what could not be read; True if everything was."""
-    failures = [page for page in result.pages if page.kind == "failure"]
-    if result.error is not None and not failures:
-        err.print(f"error: {name}: {result.error.message} ({result.error.code})", markup=False)
-    for page in failures:
-        err.print(f"error: {name}, page {page.page}: {page.error.message} ({page.error.code})", markup=False)
-    return result.state is JobState.SUCCEEDED
-
-
-def _show_status(status: JobStatus, format: Format) -> None:
-    if format is Format.JSON:
-        out.print(status.model_dump_json(), markup=False)
-        return
-    pages = f"{status.pages_done + status.pages_failed} of {status.pages_total or '?'} pages"
-    failed = f", {status.pages_failed} failed" if status.pages_failed else ""
-    reason = f": {status.error.message}" if status.error else ""
-    out.print(f"{status.id}  {status.state.value}  {pages}{failed}{reason}", markup=False)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ LAYERS = [
     {"media", "blobs", "ledger", "queue", "logs"},
     {"following"},
     {"producer"},
-    {"embedded", "progress"},
+    {"embedded", "progress", "printing"},
     {"gateway", "cli"},
 ]
 #: Runtimes that are heavy or not everywhere: each is imported in one module, inside a function.

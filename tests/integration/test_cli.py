@@ -50,13 +50,15 @@ def test_read_starts_a_pool_of_its_own_where_none_runs_and_leaves_nothing_behind
 
 
 def test_read_writes_one_file_a_document_and_says_which_failed(pool: Producer, tmp_path: Path) -> None:
-    good, bad = tmp_path / "good.png", tmp_path / "bad.pdf"
+    good, bad, text = tmp_path / "good.png", tmp_path / "bad.pdf", tmp_path / "text.png"
     good.write_bytes(png("good"))
     bad.write_bytes(b"%PDF-1.7\nnothing of a PDF follows")
+    text.write_text("not a picture")
 
-    ran = ocrpool(pool.settings, "read", good, bad, "--output", tmp_path / "texts")
+    ran = ocrpool(pool.settings, "read", text, good, bad, "--output", tmp_path / "texts")
 
     assert ran.returncode == 1
+    assert re.search(r"^error: text\.png: .*\. \(unsupported_media_type\)$", ran.stderr, re.MULTILINE)
     assert re.search(r"^error: bad\.pdf: .*\. \(corrupt_document\)$", ran.stderr, re.MULTILINE)
     assert (tmp_path / "texts/good.png.txt").read_text() == "good\n"
 

@@ -1,0 +1,80 @@
+"""What the command line prints of results, and the files that it writes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+from rich.console import Console
+
+from producer.job import JobResult, JobState, JobStatus
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Format(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+def content(result: JobResult, format: Format) -> str:
+    """The document's text, or its result as one line of JSON."""
+    return result.text if format is Format.TEXT else result.model_dump_json()
+
+
+class OutputFolder:
+    """One file a document, named after it. Documents of one run that share a name get a number; old files give way."""
+
+    def __init__(self, folder: Path, format: Format) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._format = format
+        self._taken: set[str] = set()
+
+    def write(self, name: str, result: JobResult) -> None:
+        suffix = "txt" if self._format is Format.TEXT else "json"
+        file, number = f"{name}.{suffix}", 2
+        while file in self._taken:
+            file, number = f"{name}.{number}.{suffix}", number + 1
+        self._taken.add(file)
+        (self._folder / file).write_text(content(result, self._format) + "\n", encoding="utf-8")
+        err.print(f"wrote {self._folder / file}", markup=False)
+
+
+def print_result(name: str, result: JobResult, format: Format, *, seconds: float | None = None) -> None:
+    """Print to standard output; with `seconds`, text comes below a heading with the document's name, pages and time."""
+    headed = seconds is not None and format is Format.TEXT
+    if headed:
+        out.print(f"── {name}: {count(len(result.pages), 'page')}, {seconds:.1f} s ──", style="bold", markup=False)
+    out.print(content(result, format), markup=False)
+    if headed:
+        out.print()
+
+
+def report(name: str, result: JobResult) -> bool:
+    """Say on standard error what could not be read; True if everything was."""
+    failures = [page for page in result.pages if page.kind == "failure"]
+    if result.error is not None and not failures:
+        fail(f"{name}: {result.error.message} ({result.error.code})")
+    for page in failures:
+        fail(f"{name}, page {page.page}: {page.error.message} ({page.error.code})")
+    return result.state is JobState.SUCCEEDED
+
+
+def fail(message: str) -> None:
+    err.print(f"error: {message}", markup=False)
+
+
+def print_status(status: JobStatus, format: Format) -> None:
+    if format is Format.JSON:
+        out.print(status.model_dump_json(), markup=False)
+        return
+    pages = f"{status.pages_done + status.pages_failed} of {status.pages_total or '?'} pages"
+    failed = f", {status.pages_failed} failed" if status.pages_failed else ""
+    reason = f": {status.error.message}" if status.error else ""
+    out.print(f"{status.id}  {status.state.value}  {pages}{failed}{reason}", markup=False)
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
