@@ -6,10 +6,14 @@ Keys, below the namespace:
     pages:<id>   hash    page number -> outcome (JSON)                   TTL
     spans:<id>   hash    unit -> fence, lane, deaths, worker             TTL, deleted when the job ends
     worker:<n>   string  a live worker's own description                 TTL
+    quarantined  string  the one quarantined unit that is being read     TTL
     active       zset    unfinished jobs by deadline                     a member leaves when its job ends
-    waiting      zset    units published and not claimed, by time        a member leaves when claimed or its job ends
+    running      set     jobs of which a unit was claimed                a member leaves when its job ends
+    waiting:<l>  zset    a lane's units published and not claimed        a member leaves when claimed or its job ends
     leases       zset    claimed units by the end of their lease         a member leaves when done or its job ends
-    garbage      zset    blobs of finished jobs by the time they go      the sweeper removes members with their blobs
+    garbage      zset    blobs by the time they go                       the sweeper removes members with their blobs
+    frontier     hash    how far each lane's queue has come              kept for ever, of fixed size
+    sweeps       hash    when the sweeper looked last                    kept for ever, of fixed size
     totals       hash    counters since the namespace began              kept for ever, of fixed size
 
 A unit is what one message asks for: a span of pages (`1+8`) or `prepare` (count the pages). Each change is one Lua
@@ -101,6 +105,12 @@ def reachable() -> Iterator[None]:
         raise Unavailable("The pool's Redis is full.") from error
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
         raise Unavailable("The pool's Redis cannot be reached.") from error
+    except redis.exceptions.ReadOnlyError as error:
+        raise Unavailable("The pool's Redis is a replica that takes no writes.") from error
+    except redis.exceptions.ResponseError as error:
+        if not str(error).startswith("MISCONF"):
+            raise
+        raise Unavailable("The pool's Redis cannot write to its disk.") from error
 
 
 class Ledger:
@@ -266,9 +276,8 @@ class Ledger:
         return [bool(stands) for stands in self._run("renew", _ms(self.settings.lease_s), *rows)]
 
     def release(self, claim: Claim, *, again: bool) -> list[Unit]:
-        """Give the claim back, and return the unit to publish if it shall be done `again`."""
-        lane = self._run("release", claim.job.id, claim.unit, claim.fence, "1" if again else "0").decode()
-        return [(claim.job.id, claim.unit, lane)] if lane else []
+        """Give the claim back, to be done `again` or not. Returns the units to publish."""
+        return _units(self._run("release", claim.job.id, claim.unit, claim.fence, "1" if again else "0"))
 
     def finish_page(self, claim: Claim, outcome: PageResult | PageFailure) -> JobState | Refusal:
         """Write one page's outcome, once; the job's last page makes the job final. Returns the job's state."""
@@ -295,9 +304,15 @@ class Ledger:
             _EXPIRED.model_dump_json(),
             _POISON.model_dump_json(),
             queue_prefix,
+            _ms(self.settings.lease_s),
         )
-        units = tuple((job_id.decode(), unit.decode(), lane.decode()) for job_id, unit, lane in publish)
-        return Swept(publish=units, blobs=tuple(blob.decode() for blob in blobs), deaths=deaths)
+        return Swept(publish=tuple(_units(publish)), blobs=tuple(blob.decode() for blob in blobs), deaths=deaths)
+
+    def forget_blobs(self, blobs: Sequence[str]) -> None:
+        """Say that the swept blobs are deleted."""
+        if blobs:
+            with reachable():
+                self.redis.zrem(f"{self.namespace}:garbage", *blobs)
 
     # The pool as a whole
 
@@ -308,16 +323,17 @@ class Ledger:
         return {name.decode(): int(count) for name, count in found.items()}
 
     def backlog(self) -> dict[str, int]:
-        """`unfinished` jobs, `waiting` and `leased` units, and the messages in each lane's queue (`queue_<lane>`)."""
+        """`unfinished` and `running` jobs, `leased` units, each lane's `waiting_<lane>` units and `queue_<lane>` messages."""
+        names = ["unfinished", "running", "leased"]
         with reachable(), self.redis.pipeline(transaction=False) as pipe:
-            for name in ("active", "waiting", "leases"):
-                pipe.zcard(f"{self.namespace}:{name}")
+            pipe.zcard(f"{self.namespace}:active")
+            pipe.scard(f"{self.namespace}:running")
+            pipe.zcard(f"{self.namespace}:leases")
             for lane in Lane:
+                names += [f"waiting_{lane.value}", f"queue_{lane.value}"]
+                pipe.zcard(f"{self.namespace}:waiting:{lane.value}")
                 pipe.llen(f"{self.namespace}.{lane.value}")
-            counts = pipe.execute()
-        return dict(
-            zip(("unfinished", "waiting", "leased", *(f"queue_{lane.value}" for lane in Lane)), counts, strict=True)
-        )
+            return dict(zip(names, pipe.execute(), strict=True))
 
     def announce(self, worker: str, description: Mapping[str, object]) -> None:
         """Say that the worker lives and is ready; forgotten after three missed renewals."""
@@ -341,6 +357,10 @@ class Ledger:
             for key, value in zip(keys, values, strict=True)
             if value is not None
         }
+
+
+def _units(rows: Sequence[Sequence[bytes]]) -> list[Unit]:
+    return [(job_id.decode(), unit.decode(), lane.decode()) for job_id, unit, lane in rows]
 
 
 def _ms(seconds: float) -> int:

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from producer.embedded import Embedded, Process, answers, free_port, redis_command
+from producer.job import Lane
 from producer.ledger import Ledger
 from producer.producer import Producer
 from producer.settings import Settings
@@ -36,7 +37,16 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
 
 
 #: Keys that live without a TTL because something else removes their members: see `producer.ledger`.
-OWNED = {"active", "waiting", "leases", "garbage", "totals"}
+OWNED = {
+    "active",
+    "running",
+    "leases",
+    "garbage",
+    "frontier",
+    "sweeps",
+    "totals",
+    *(f"waiting:{lane}" for lane in Lane),
+}
 
 
 @pytest.fixture

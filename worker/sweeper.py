@@ -45,6 +45,7 @@ class Sweeper:
         self._publisher.publish(swept.publish)
         for blob in swept.blobs:
             self._blobs.delete(blob)
+        self._ledger.forget_blobs(swept.blobs)
         if swept.publish:
             log.info("sweeper.published_again", units=len(swept.publish), deaths=swept.deaths)
         return swept

@@ -52,8 +52,14 @@ class PoolCollector(Collector):
         for lane in Lane:
             depth.add_metric([lane.value], backlog[f"queue_{lane.value}"])
         yield depth
-        yield GaugeMetricFamily("ocrpool_unfinished_jobs", "Jobs that have not ended.", value=backlog["unfinished"])
-        yield GaugeMetricFamily("ocrpool_waiting_units", "Units that no worker holds.", value=backlog["waiting"])
+        unfinished = GaugeMetricFamily("ocrpool_unfinished_jobs", "Jobs that have not ended.", labels=["state"])
+        unfinished.add_metric([JobState.QUEUED.value], backlog["unfinished"] - backlog["running"])
+        unfinished.add_metric([JobState.RUNNING.value], backlog["running"])
+        yield unfinished
+        waiting = GaugeMetricFamily("ocrpool_waiting_units", "Units that no worker holds.", labels=["lane"])
+        for lane in Lane:
+            waiting.add_metric([lane.value], backlog[f"waiting_{lane.value}"])
+        yield waiting
         yield GaugeMetricFamily("ocrpool_leased_units", "Units that a worker holds.", value=backlog["leased"])
         yield GaugeMetricFamily("ocrpool_workers", "Workers that are ready.", value=len(workers))
 

@@ -12,5 +12,7 @@ for i = 9, #ARGV do add_unit(id, ARGV[i], ARGV[7], 0, now) end
 redis.call('EXPIRE', job_key(id), ARGV[6])
 redis.call('EXPIRE', spans_key(id), ARGV[6])
 redis.call('ZADD', ACTIVE, now + ARGV[5], id)
+-- Moved forward when the job ends: a document goes even if no worker is left to end its job.
+redis.call('ZADD', GARBAGE, now + ARGV[6] * 1000, ARGV[3])
 redis.call('HINCRBY', TOTALS, 'jobs_accepted', 1)
 return 'accepted'

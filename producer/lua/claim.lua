@@ -6,32 +6,36 @@
 local id, unit, now = ARGV[1], ARGV[2], now_ms()
 local member = id .. ' ' .. unit
 local v = redis.call('HMGET', job_key(id), 'state', 'record', 'deadline')
-if not v[1] then
-  redis.call('ZREM', WAITING, member)
-  return { 'gone' }
-end
+if not v[1] then return { 'gone' } end
 if FINAL[v[1]] then return { 'final' } end
 if tonumber(v[3]) <= now then
   finalise(id, 'expired', ARGV[8], tonumber(ARGV[7]), now)
   return { 'final' }
 end
-if not redis.call('HGET', spans_key(id), unit .. ':lane') then return { 'gone' } end
+local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
+if not lane then return { 'gone' } end
 local lease = redis.call('ZSCORE', LEASES, member)
 if lease and tonumber(lease) > now then return { 'held' } end
+if lane == 'quarantine' and (redis.call('GET', QUARANTINED) or member) ~= member then return { 'held' } end
 local todo = {}
 for page = tonumber(ARGV[3]), ARGV[3] + ARGV[4] - 1 do
   if redis.call('HEXISTS', pages_key(id), page) == 0 then todo[#todo + 1] = page end
 end
-redis.call('ZREM', WAITING, member)
-if #todo == 0 and unit ~= 'prepare' then
-  redis.call('ZREM', LEASES, member)
-  return { 'done' }
+-- How far the lane's queue has come: what was published long before this and is not claimed was lost.
+local published = redis.call('ZSCORE', waiting_key(lane), member)
+if published then
+  local frontier = tonumber(redis.call('HGET', FRONTIER, lane) or 0)
+  redis.call('HSET', FRONTIER, lane, math.max(frontier, tonumber(published)))
 end
+forget(id, unit)
+if #todo == 0 and unit ~= 'prepare' then return { 'done' } end
+if lane == 'quarantine' then redis.call('SET', QUARANTINED, member, 'PX', ARGV[6]) end
 local fence = next_fence(id)
 redis.call('HSET', spans_key(id), unit .. ':fence', fence, unit .. ':worker', ARGV[5])
 redis.call('ZADD', LEASES, now + ARGV[6], member)
 if v[1] == 'queued' then
   redis.call('HSET', job_key(id), 'state', 'running', 'started', now)
+  redis.call('SADD', RUNNING, id)
   publish_event(id)
 end
 return { 'claimed', fence, v[2], tonumber(v[3]) - now, unpack(todo) }

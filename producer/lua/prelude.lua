@@ -3,13 +3,19 @@
 -- A unit's member in the sorted sets is "<job id> <unit>".
 
 local ns = KEYS[1]
-local LEASES, WAITING, ACTIVE = ns .. ':leases', ns .. ':waiting', ns .. ':active'
+local LEASES, ACTIVE, RUNNING = ns .. ':leases', ns .. ':active', ns .. ':running'
 local TOTALS, GARBAGE, EVENTS = ns .. ':totals', ns .. ':garbage', ns .. ':events'
+local FRONTIER, SWEEPS = ns .. ':frontier', ns .. ':sweeps'
 local FINAL = { succeeded = true, partial = true, failed = true, cancelled = true, expired = true }
 
 local function job_key(id) return ns .. ':job:' .. id end
 local function spans_key(id) return ns .. ':spans:' .. id end
 local function pages_key(id) return ns .. ':pages:' .. id end
+
+local LANES = { 'interactive', 'bulk', 'quarantine' }
+local function waiting_key(lane) return ns .. ':waiting:' .. lane end
+-- Names the one quarantined unit that is being read in the whole pool.
+local QUARANTINED = ns .. ':quarantined'
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -32,7 +38,24 @@ local function next_fence(id) return redis.call('HINCRBY', job_key(id), 'fences'
 
 local function add_unit(id, unit, lane, deaths, now)
   redis.call('HSET', spans_key(id), unit .. ':lane', lane, unit .. ':deaths', deaths, unit .. ':fence', 0)
-  redis.call('ZADD', WAITING, now, id .. ' ' .. unit)
+  redis.call('ZADD', waiting_key(lane), now, id .. ' ' .. unit)
+end
+
+-- Takes the unit out of every list. Its lane is still known.
+local function forget(id, unit)
+  local member = id .. ' ' .. unit
+  redis.call('ZREM', waiting_key(redis.call('HGET', spans_key(id), unit .. ':lane')), member)
+  redis.call('ZREM', LEASES, member)
+  if redis.call('GET', QUARANTINED) == member then redis.call('DEL', QUARANTINED) end
+end
+
+-- The next quarantined unit, if none is being read: {} or {{id, unit, lane}}.
+local function next_quarantined(now)
+  local next = redis.call('ZRANGE', waiting_key('quarantine'), 0, 0)[1]
+  if not next or redis.call('EXISTS', QUARANTINED) == 1 then return {} end
+  redis.call('ZADD', waiting_key('quarantine'), 'XX', now, next)
+  local id, unit = string.match(next, '^(%S+) (.+)$')
+  return { { id, unit, 'quarantine' } }
 end
 
 -- Ends the job unless it has ended: frees its units, starts its keys' last TTL, tells whoever waits.
@@ -45,13 +68,11 @@ local function finalise(id, state, error_json, ttl_s, now)
   local fields = redis.call('HKEYS', spans_key(id))
   for _, field in ipairs(fields) do
     local unit = string.match(field, '^(.*):lane$')
-    if unit then
-      redis.call('ZREM', WAITING, id .. ' ' .. unit)
-      redis.call('ZREM', LEASES, id .. ' ' .. unit)
-    end
+    if unit then forget(id, unit) end
   end
   redis.call('DEL', spans_key(id))
   redis.call('ZREM', ACTIVE, id)
+  redis.call('SREM', RUNNING, id)
   redis.call('EXPIRE', key, ttl_s)
   redis.call('EXPIRE', pages_key(id), ttl_s)
   redis.call('ZADD', GARBAGE, now + ttl_s * 1000, redis.call('HGET', key, 'blob'))

@@ -1,10 +1,11 @@
 -- Gives a unit back. ARGV: id, unit, fence, '1' if it shall be done again by another worker.
--- Returns the lane to publish it in, or '' when nothing is owed.
-local id, unit = ARGV[1], ARGV[2]
-local member = id .. ' ' .. unit
-if redis.call('HGET', spans_key(id), unit .. ':fence') ~= ARGV[3] then return '' end
-redis.call('ZREM', LEASES, member)
-if ARGV[4] ~= '1' then return '' end
+-- Returns {{id, unit, lane}...} to publish.
+local id, unit, now = ARGV[1], ARGV[2], now_ms()
+if redis.call('HGET', spans_key(id), unit .. ':fence') ~= ARGV[3] then return next_quarantined(now) end
+forget(id, unit)
+if ARGV[4] ~= '1' then return next_quarantined(now) end
+local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
 redis.call('HSET', spans_key(id), unit .. ':fence', next_fence(id))
-redis.call('ZADD', WAITING, now_ms(), member)
-return redis.call('HGET', spans_key(id), unit .. ':lane')
+redis.call('ZADD', waiting_key(lane), now, id .. ' ' .. unit)
+if lane == 'quarantine' then return next_quarantined(now) end
+return { { id, unit, lane } }

@@ -5,8 +5,13 @@ for i = 2, #ARGV, 3 do
   local id, unit, fence = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local member = id .. ' ' .. unit
   if redis.call('HGET', spans_key(id), unit .. ':fence') == fence then
-    redis.call('ZADD', LEASES, now + ARGV[1], member)
-    redis.call('ZREM', WAITING, member)
+    -- A lease that is gone although the fence stands was swept: its holder was slow, not dead.
+    if redis.call('ZADD', LEASES, now + ARGV[1], member) == 1 then
+      redis.call('HINCRBY', spans_key(id), unit .. ':deaths', -1)
+    end
+    local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
+    redis.call('ZREM', waiting_key(lane), member)
+    if lane == 'quarantine' then redis.call('SET', QUARANTINED, member, 'PX', ARGV[1]) end
     out[#out + 1] = 1
   else
     out[#out + 1] = 0

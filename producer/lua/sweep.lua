@@ -1,7 +1,7 @@
 -- Finds what nobody looks after: jobs past their deadline, units whose lease ran out, units whose message is lost,
 -- and blobs whose job is over.
 -- ARGV: most rows of each kind, unclaimed after (ms), TTL of a final job (s), error of an expired job (JSON),
---       error of a poison page (JSON), queue prefix
+--       error of a poison page (JSON), queue prefix, lease (ms)
 -- Returns {{id, unit, lane}... to publish}, {blob... to delete}, deaths counted.
 local limit, now, ttl = tonumber(ARGV[1]), now_ms(), tonumber(ARGV[3])
 local publish, deaths_counted = {}, 0
@@ -11,16 +11,19 @@ local function due(key, before)
 end
 
 for _, id in ipairs(due(ACTIVE, now)) do
-  if not finalise(id, 'expired', ARGV[4], ttl, now) then redis.call('ZREM', ACTIVE, id) end
+  if not finalise(id, 'expired', ARGV[4], ttl, now) then
+    redis.call('ZREM', ACTIVE, id)
+    redis.call('SREM', RUNNING, id)
+  end
 end
 
 local function again(id, unit, lane)
-  redis.call('ZADD', WAITING, now, id .. ' ' .. unit)
-  publish[#publish + 1] = { id, unit, lane }
+  redis.call('ZADD', waiting_key(lane), now, id .. ' ' .. unit)
+  if lane ~= 'quarantine' then publish[#publish + 1] = { id, unit, lane } end
 end
 
--- A unit that two workers died with travels on page by page, apart from other documents; a page that a third one died
--- with fails alone.
+-- A unit that two workers died with travels on page by page, one page at a time in the whole pool; a page that a third
+-- worker died with fails alone.
 local function after_death(id, unit, lane, deaths)
   local first, count = string.match(unit, '^(%d+)%+(%d+)$')
   if deaths < 2 then return again(id, unit, lane) end
@@ -28,42 +31,51 @@ local function after_death(id, unit, lane, deaths)
     if deaths < 3 then return again(id, unit, lane) end
     return finalise(id, 'failed', ARGV[5], ttl, now)
   end
-  local fences = spans_key(id)
+  local spans = spans_key(id)
+  redis.call('HDEL', spans, unit .. ':fence', unit .. ':lane', unit .. ':deaths', unit .. ':worker')
   if deaths >= 3 and tonumber(count) == 1 then
-    redis.call('HDEL', fences, unit .. ':fence', unit .. ':lane', unit .. ':deaths', unit .. ':worker')
     local outcome = cjson.encode({ kind = 'failure', page = tonumber(first), error = cjson.decode(ARGV[5]) })
     return record_page(id, first, outcome, ARGV[5], ttl, now)
   end
-  redis.call('HDEL', fences, unit .. ':fence', unit .. ':lane', unit .. ':deaths', unit .. ':worker')
   for page = tonumber(first), first + count - 1 do
     if redis.call('HEXISTS', pages_key(id), page) == 0 then
-      local single = string.format('%d+1', page)
-      add_unit(id, single, 'quarantine', deaths, now)
-      publish[#publish + 1] = { id, single, 'quarantine' }
+      add_unit(id, string.format('%d+1', page), 'quarantine', deaths, now)
     end
   end
 end
 
-for _, member in ipairs(due(LEASES, now)) do
-  redis.call('ZREM', LEASES, member)
-  local id, unit = string.match(member, '^(%S+) (.+)$')
-  local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
-  if lane then
-    deaths_counted = deaths_counted + 1
-    after_death(id, unit, lane, redis.call('HINCRBY', spans_key(id), unit .. ':deaths', 1))
+-- After a time in which nobody swept, Redis was away or every worker was: live holders get one lease to renew in.
+local last = tonumber(redis.call('HGET', SWEEPS, 'last') or now)
+if now - last > tonumber(ARGV[7]) then redis.call('HSET', SWEEPS, 'patient_until', now + ARGV[7]) end
+redis.call('HSET', SWEEPS, 'last', now)
+if now >= tonumber(redis.call('HGET', SWEEPS, 'patient_until') or 0) then
+  for _, member in ipairs(due(LEASES, now)) do
+    redis.call('ZREM', LEASES, member)
+    local id, unit = string.match(member, '^(%S+) (.+)$')
+    local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
+    if redis.call('GET', QUARANTINED) == member then redis.call('DEL', QUARANTINED) end
+    if lane then
+      deaths_counted = deaths_counted + 1
+      after_death(id, unit, lane, redis.call('HINCRBY', spans_key(id), unit .. ':deaths', 1))
+    end
   end
 end
 
-for _, member in ipairs(due(WAITING, now - ARGV[2])) do
-  local id, unit = string.match(member, '^(%S+) (.+)$')
-  local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
-  if not lane then
-    redis.call('ZREM', WAITING, member)
-  elseif redis.call('LLEN', ARGV[6] .. lane) == 0 then
-    again(id, unit, lane)
+-- A queue hands out what came first. So a unit that still waits is lost if its queue is empty, or if the queue has
+-- come to units that were published much later.
+for _, lane in ipairs(LANES) do
+  local before = tonumber(redis.call('HGET', FRONTIER, lane) or 0)
+  if redis.call('LLEN', ARGV[6] .. lane) == 0 then before = now end
+  for _, member in ipairs(due(waiting_key(lane), before - ARGV[2])) do
+    local id, unit = string.match(member, '^(%S+) (.+)$')
+    if redis.call('HEXISTS', spans_key(id), unit .. ':lane') == 0 then
+      redis.call('ZREM', waiting_key(lane), member)
+    elseif lane ~= 'quarantine' then
+      again(id, unit, lane)
+    end
   end
 end
-
-local blobs = due(GARBAGE, now)
-if #blobs > 0 then redis.call('ZREM', GARBAGE, unpack(blobs)) end
-return { publish, blobs, deaths_counted }
+if redis.call('LLEN', ARGV[6] .. 'quarantine') == 0 then
+  for _, unit in ipairs(next_quarantined(now)) do publish[#publish + 1] = unit end
+end
+return { publish, due(GARBAGE, now), deaths_counted }

@@ -159,26 +159,60 @@ def test_a_job_expires_at_its_deadline_by_the_servers_clock(ledger: Ledger) -> N
 
 
 def test_pages_of_workers_that_die_go_to_quarantine_one_by_one(ledger: Ledger) -> None:
-    # Given a span of three pages whose second page kills every worker
+    # Given a span of three pages whose second page kills every worker, and two workers that died with it
     job = make_job()
     ledger.accept(job, pages_total=3)
-
-    # When two workers die with it, then one more with page 2 alone
     for _ in range(2):
         claimed(ledger, job, "1+3")
         lapse(ledger)
-        swept = ledger.sweep("q.")
-    assert swept.publish == tuple((job.id, f"{page}+1", "quarantine") for page in (1, 2, 3))
-    for page in (1, 3):
-        ledger.finish_page(claimed(ledger, job, f"{page}+1"), page_read(page))
-    claimed(ledger, job, "2+1")
-    lapse(ledger)
-    assert ledger.sweep("q.").publish == ()
+        published = ledger.sweep("q.").publish
 
-    # Then only that page has failed
+    # When one page after the other is read, alone in the whole pool
+    deaths = 0
+    while published:
+        ((_, unit, lane),) = published
+        assert lane == "quarantine"
+        others = {f"{page}+1" for page in (1, 2, 3)} - {unit}
+        claim = claimed(ledger, job, unit)
+        assert {ledger.claim(job.id, other, "gpu1") for other in others} <= {Refusal.HELD, Refusal.DONE, Refusal.GONE}
+        if claim.pages == (2,):
+            deaths += 1
+            lapse(ledger)
+            published = ledger.sweep("q.").publish
+        else:
+            ledger.finish_page(claim, page_read(claim.pages[0]))
+            published = tuple(ledger.release(claim, again=False))
+
+    # Then only that page has failed, with its third worker
     result = ledger.result(job.id)
+    assert deaths == 1
     assert result.state is JobState.PARTIAL
+    assert [page.page for page in result.pages if isinstance(page, PageFailure)] == [2]
     assert [page.error.code for page in result.pages if isinstance(page, PageFailure)] == ["poison_document"]
+
+
+def test_a_slow_holder_that_renews_again_has_not_died(ledger: Ledger) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=1)
+    claim = claimed(ledger, job, "1+1")
+    for _ in range(5):
+        lapse(ledger)
+        assert ledger.sweep("q.").deaths == 1
+        assert ledger.renew([claim]) == [True]
+    ledger.finish_page(claim, page_read(1))
+    assert ledger.status(job.id).state is JobState.SUCCEEDED
+
+
+def test_after_an_outage_live_holders_have_time_to_renew(ledger: Ledger) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=1)
+    claimed(ledger, job, "1+1")
+    ledger.sweep("q.")
+    lapse(ledger)
+    ledger.redis.hset(f"{ledger.namespace}:sweeps", "last", 1)
+    assert ledger.sweep("q.").deaths == 0
+    ledger.redis.hset(f"{ledger.namespace}:sweeps", "patient_until", 1)
+    assert ledger.sweep("q.").deaths == 1
 
 
 def test_a_fence_never_comes_twice_even_where_a_unit_of_the_same_name_does(ledger: Ledger) -> None:
@@ -199,7 +233,7 @@ def test_a_fence_never_comes_twice_even_where_a_unit_of_the_same_name_does(ledge
 def test_a_message_that_the_broker_lost_is_published_again_once_its_queue_is_empty(ledger: Ledger) -> None:
     job = make_job(lane=Lane.BULK)
     ledger.accept(job, pages_total=1)
-    ledger.redis.zadd(f"{ledger.namespace}:waiting", {f"{job.id} 1+1": 1})
+    published_at(ledger, job, "1+1", 1)
     prefix = f"{ledger.namespace}."
 
     ledger.redis.rpush(f"{prefix}bulk", "a message of another job")
@@ -207,6 +241,22 @@ def test_a_message_that_the_broker_lost_is_published_again_once_its_queue_is_emp
     ledger.redis.delete(f"{prefix}bulk")
     assert ledger.sweep(prefix).publish == ((job.id, "1+1", "bulk"),)
     assert ledger.sweep(prefix).publish == ()
+
+
+def test_or_once_the_queue_has_come_to_much_later_messages(ledger: Ledger) -> None:
+    # Given a queue that is never empty, a lost message, and one that was published long after it and is being read
+    lost, later, waiting = make_job(), make_job(), make_job()
+    for job in (lost, later, waiting):
+        ledger.accept(job, pages_total=1)
+    prefix = f"{ledger.namespace}."
+    ledger.redis.rpush(f"{prefix}interactive", "the message of the last job")
+    published_at(ledger, lost, "1+1", 1)
+    assert ledger.sweep(prefix).publish == ()
+
+    claimed(ledger, later, "1+1")
+
+    assert ledger.sweep(prefix).publish == ((lost.id, "1+1", "interactive"),)
+    ledger.redis.delete(f"{prefix}interactive")
 
 
 def test_a_released_unit_goes_back_without_a_death(ledger: Ledger) -> None:
@@ -222,10 +272,14 @@ def test_a_released_unit_goes_back_without_a_death(ledger: Ledger) -> None:
 def test_the_blob_of_a_finished_job_is_garbage_when_its_result_is(ledger: Ledger) -> None:
     job = make_job()
     ledger.accept(job, pages_total=1)
+    garbage = f"{ledger.namespace}:garbage"
+    while_unfinished = ledger.redis.zscore(garbage, job.blob)
     ledger.cancel(job.id)
+    assert ledger.redis.zscore(garbage, job.blob) < while_unfinished
     assert ledger.sweep("q.").blobs == ()
-    ledger.redis.zadd(f"{ledger.namespace}:garbage", {job.blob: 1})
+    ledger.redis.zadd(garbage, {job.blob: 1})
     assert ledger.sweep("q.").blobs == (job.blob,)
+    ledger.forget_blobs([job.blob])
     assert ledger.sweep("q.").blobs == ()
 
 
@@ -257,3 +311,7 @@ def lapse(ledger: Ledger) -> None:
     for member in ledger.redis.zrange(f"{ledger.namespace}:leases", 0, -1):
         assert isinstance(member, bytes)
         ledger.redis.zadd(f"{ledger.namespace}:leases", {member: 1})
+
+
+def published_at(ledger: Ledger, job: Job, unit: str, ms: int) -> None:
+    ledger.redis.zadd(f"{ledger.namespace}:waiting:{job.options.lane.value}", {f"{job.id} {unit}": ms})
