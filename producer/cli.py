@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -22,7 +22,7 @@ from producer.logs import configure_logs
 from producer.printing import Format, OutputFolder, count, err, fail, out, print_result, print_status, report
 from producer.producer import Producer
 from producer.progress import PageProgress
-from producer.settings import Settings, describe
+from producer.settings import Settings, describe, unknown_variables
 
 app = typer.Typer(
     name="ocrpool",
@@ -34,8 +34,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
 Files = Annotated[
-    list[Path], typer.Argument(help="Images (PNG, JPEG, TIFF, WebP, BMP, GIF) and PDFs.", show_default=False)
+    list[Path], typer.Argument(help="PDFs and images (PNG, JPEG, TIFF, WebP, BMP, GIF).", show_default=False)
 ]
 JobArgument = Annotated[str, typer.Argument(help="The job's id, as `ocrpool submit` printed it.", show_default=False)]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="text, or json: one object a line a document.")]
@@ -44,7 +45,7 @@ MinScore = Annotated[float, typer.Option(min=0, max=1, help="Leave out lines tha
 
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Write a file for each document into this folder.", show_default=False),
+    typer.Option("--output", "-o", help="Write one file a document into this folder.", show_default=False),
 ]
 Alone = Annotated[bool, typer.Option("--embedded", help="Start a pool for this command even if one runs.")]
 Deadline = Annotated[float | None, typer.Option(help="Give up after this many seconds.", show_default=False)]
@@ -74,23 +75,30 @@ def _options(
 def read(
     files: Files,
     format: FormatOption = Format.TEXT,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Write one file a document into this folder.", show_default=False),
-    ] = None,
+    output: Output = None,
     orientation: Orientation = False,
     min_score: MinScore = 0.5,
-    embedded: Annotated[
-        bool, typer.Option("--embedded", help="Start a pool for this command even if one runs.")
-    ] = False,
+    embedded: Alone = False,
 ) -> None:
     """Read documents and print their text. Uses the running pool, or starts one for as long as it takes."""
     options = ReadOptions(orientation=orientation, min_score=min_score)
+    # Before a pool is started for nothing.
+    for file in files:
+        if not file.is_file():
+            raise InvalidRequest(f"{file} is not a file.")
     folder = OutputFolder(output, format) if output else None
     with _some_pool(embedded) as settings, Producer(settings) as producer:
         started = time.monotonic()
-        jobs = _submit_all(producer, files, options)
-        done = _follow_all(producer, jobs, folder)
+        jobs: list[str] = []
+        try:
+            _submit_all(producer, files, options, jobs)
+            done = _follow_all(producer, jobs, folder)
+        except (KeyboardInterrupt, OcrpoolError):
+            err.print(f"Cancelling {count(len(jobs), 'job')}.")
+            for job_id in jobs:
+                with suppress(OcrpoolError):
+                    producer.cancel(job_id)
+            raise
         elapsed_s = time.monotonic() - started
     for status, result in done:
         if folder is None:
@@ -103,32 +111,25 @@ def read(
         raise typer.Exit(1)
 
 
-def _submit_all(producer: Producer, files: list[Path], options: ReadOptions) -> list[str]:
-    """The jobs' ids. A file that is refused is told and left out: the others are read."""
-    ids = []
+def _submit_all(producer: Producer, files: list[Path], options: ReadOptions, jobs: list[str]) -> None:
+    """Append the jobs' ids to `jobs`. A file that is refused is told and left out: the others are read."""
     for file in files:
         try:
-            ids.append(producer.submit(file, options).id)
+            jobs.append(producer.submit(file, options).id)
         except (DocumentError, InvalidRequest) as error:
             fail(f"{file.name}: {error} ({error.code})")
-    return ids
 
 
 def _follow_all(producer: Producer, jobs: list[str], folder: OutputFolder | None) -> list[tuple[JobStatus, JobResult]]:
     """Wait for the jobs, and return them in order; with a folder, each is written as soon as it is done."""
     done = {}
-    try:
-        with PageProgress(err, jobs) as progress:
-            for status in producer.follow(jobs):
-                progress.update(status)
-                if status.final:
-                    done[status.id] = status, producer.result(status.id)
-                    if folder is not None:
-                        folder.write(status.name, done[status.id][1])
-    except KeyboardInterrupt:
-        for job_id in jobs:
-            producer.cancel(job_id)
-        raise
+    with PageProgress(err, jobs) as progress:
+        for status in producer.follow(jobs):
+            progress.update(status)
+            if status.final:
+                done[status.id] = status, producer.result(status.id)
+                if folder is not None:
+                    folder.write(status.name, done[status.id][1])
     return [done[job_id] for job_id in jobs]
 
 
@@ -140,7 +141,6 @@ def up(
     """Run a pool on this machine until Ctrl-C: Redis (unless one answers), gateway and workers."""
     settings = Settings()
     configure_logs(settings)
-    signal.signal(signal.SIGTERM, _interrupt)
     with Embedded(settings) as pool:
         try:
             if not answers(settings.redis_url):
@@ -239,6 +239,9 @@ def cancel(job: JobArgument) -> None:
 
 def main() -> None:
     """The entry point: every expected error is one line on standard error and exit status 1."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    for sentence in unknown_variables(os.environ):
+        err.print(f"warning: {sentence}", markup=False)
     try:
         app()
     except OcrpoolError as error:
@@ -246,15 +249,17 @@ def main() -> None:
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(str(part) for part in problem["loc"])
-            fail(f"OCRPOOL_{name.upper()}: {problem['msg']}")
+            shown = f"OCRPOOL_{name.upper()}" if error.title == "Settings" else f"--{name.replace('_', '-')}"
+            message = problem["msg"].removeprefix("Value error, ")
+            fail(f"{shown}: {message}" if name else message)
         sys.exit(1)
-    except KeyboardInterrupt:
-        _die("interrupted", 130)
+    except OSError as error:
+        _die(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
 
 
-def _die(message: str, status: int = 1) -> NoReturn:
+def _die(message: str) -> NoReturn:
     fail(message)
-    sys.exit(status)
+    sys.exit(1)
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -264,7 +269,7 @@ def _interrupt(*_: object) -> NoReturn:
 def _become(module: str, *arguments: str) -> NoReturn:
     Settings()  # A wrong variable is told here, in one line.
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])
 
 
 @contextmanager

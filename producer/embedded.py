@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -25,22 +21,13 @@ import structlog
 
 from producer.errors import Unavailable
 from producer.ledger import Ledger
+from producer.processes import Process, free_port, listens
 from producer.settings import Settings, as_environment
 
 log = structlog.get_logger(__name__)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_POLL_S = 0.02
-_PR_SET_PDEATHSIG = 1
-# Loaded here, because between fork and exec a child should do as little as it can.
-_LIBC = ctypes.CDLL(None)
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+_PYTHON = (sys.executable, "-P")  # Nothing is imported from the folder that a user stands in.
 
 
 def answers(redis_url: str) -> bool:
@@ -52,63 +39,6 @@ def answers(redis_url: str) -> bool:
         return False
     finally:
         client.close()
-
-
-def _die_with_parent() -> None:
-    """Runs in the child: it gets SIGTERM when its parent dies, however it dies."""
-    if sys.platform == "linux":
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-class Process:
-    """One part of the pool, with its output in a log file."""
-
-    def __init__(self, name: str, command: Sequence[str], log_path: Path, env: Mapping[str, str] | None = None) -> None:
-        self.name = name
-        self.log_path = log_path
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        with log_path.open("ab") as log:
-            self._log_start = log.tell()
-            self.popen = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **(env or {})},
-                start_new_session=True,  # Ctrl-C reaches the launcher alone, which stops its parts in order.
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call into a library that is loaded already
-            )
-
-    def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
-        """Return once `ready()` holds.
-
-        Raises:
-            Unavailable: the process ended, or was not ready in time; the end of its log is in the message.
-        """
-        end = time.monotonic() + timeout_s
-        while not ready():
-            if self.popen.poll() is not None:
-                raise Unavailable(f"The {self.name} ended with status {self.popen.returncode}:\n{self.log_tail()}")
-            if time.monotonic() > end:
-                raise Unavailable(f"The {self.name} was not ready within {timeout_s:.0f} s:\n{self.log_tail()}")
-            time.sleep(_POLL_S)
-
-    def log(self) -> str:
-        with self.log_path.open("rb") as log:
-            log.seek(self._log_start)
-            return log.read().decode(errors="replace")
-
-    def log_tail(self, lines: int = 12) -> str:
-        return "\n".join(self.log().splitlines()[-lines:])
-
-    def stop(self, grace_s: float) -> None:
-        """SIGTERM, and SIGKILL after `grace_s` seconds."""
-        self.popen.terminate()
-        try:
-            self.popen.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
 
 
 def redis_command(folder: Path, port: int, host: str = "127.0.0.1") -> list[str]:
@@ -153,14 +83,16 @@ class Embedded:
         address = urlparse(self.settings.redis_url)
         if address.hostname not in _LOOPBACK:
             raise Unavailable(f"No Redis answers at {self.settings.redis_url}.")
-        folder = self.settings.data_dir / "redis"
+        port = address.port or 6379
+        folder = self.settings.data_dir / f"redis-{port}"  # Two servers must never write one file.
         folder.mkdir(parents=True, exist_ok=True)
-        server = self._start("redis", redis_command(folder, address.port or 6379))
+        # When the launcher is killed, the workers go at once and Redis saves what it has.
+        server = self._start("redis", redis_command(folder, port), death_signal=signal.SIGTERM)
         server.wait_until(lambda: answers(self.settings.redis_url), timeout_s=30)
 
     def start_workers(self, count: int, *, ready_timeout_s: float = 180) -> list[Process]:
         """Start workers, and return once each is warm."""
-        processes = [self._start_worker(f"worker-{number}") for number in range(1, count + 1)]
+        processes = [self._start_worker(number) for number in range(1, count + 1)]
         ledger = Ledger(self.settings)
         try:
             for process in processes:
@@ -169,12 +101,17 @@ class Embedded:
             ledger.close()
         return processes
 
-    def _start_worker(self, name: str) -> Process:
-        return self._start(name, [sys.executable, "-m", "worker"], {"OCRPOOL_NODE": f"{name}-{uuid.uuid4().hex[:8]}"})
+    def _start_worker(self, number: int) -> Process:
+        name, port = f"worker-{number}", self.settings.worker_metrics_port
+        own = {
+            "OCRPOOL_NODE": f"{name}-{uuid.uuid4().hex[:8]}",
+            "OCRPOOL_WORKER_METRICS_PORT": str(port + number - 1 if port else 0),
+        }
+        return self._start(name, [*_PYTHON, "-m", "worker"], own)
 
     def start_gateway(self) -> str:
         """Start the gateway, and return its URL once it listens."""
-        process = self._start("gateway", [sys.executable, "-m", "producer.gateway"])
+        process = self._start("gateway", [*_PYTHON, "-m", "producer.gateway"])
         process.wait_until(lambda: _ready_url(process.log()) is not None, timeout_s=60)
         return _ready_url(process.log()) or ""
 
@@ -188,22 +125,31 @@ class Embedded:
         if settings.flower_host not in _LOOPBACK and not settings.flower_basic_auth:
             raise Unavailable("Flower beyond loopback needs OCRPOOL_FLOWER_BASIC_AUTH=user:password.")
         port = settings.flower_port or free_port()
-        command = [sys.executable, "-m", "celery", "--app", "worker.app", "flower", "--read_only"]
+        if listens(settings.flower_host, port):
+            raise Unavailable(f"Flower cannot start: {settings.flower_host}:{port} is in use.")
+        command = [*_PYTHON, "-m", "celery", "--app", "worker.app", "flower", "--read_only"]
         command += [f"--address={settings.flower_host}", f"--port={port}"]
-        if settings.flower_basic_auth:
-            command += [f"--basic_auth={settings.flower_basic_auth}"]
-        process = self._start("flower", command)
-        process.wait_until(lambda: _listens(settings.flower_host, port), timeout_s=60)
+        # In the environment, where other users of the machine do not see it.
+        password = {"FLOWER_BASIC_AUTH": settings.flower_basic_auth} if settings.flower_basic_auth else {}
+        process = self._start("flower", command, password)
+        process.wait_until(partial(listens, settings.flower_host, port), timeout_s=60)
         return f"http://{settings.flower_host}:{port}"
 
-    def _start(self, name: str, command: Sequence[str], extra: Mapping[str, str] | None = None) -> Process:
+    def _start(
+        self,
+        name: str,
+        command: Sequence[str],
+        extra: Mapping[str, str] | None = None,
+        *,
+        death_signal: signal.Signals = signal.SIGKILL,
+    ) -> Process:
         env = {**as_environment(self.settings), **(extra or {})}
-        process = Process(name, command, self.log_dir / f"{name}.log", env)
+        process = Process(name, command, self.log_dir / f"{name}.log", env, death_signal=death_signal)
         self.processes.append(process)
         return process
 
     def supervise(self, poll_s: float = 1.0) -> NoReturn:
-        """Watch the parts: a worker that ends is started again.
+        """Watch the parts: a worker that ends is started again, and the pool lives without Flower.
 
         Raises:
             Unavailable: another part ended by itself.
@@ -214,15 +160,32 @@ class Embedded:
                 if process.popen.poll() is None:
                     continue
                 self.processes.remove(process)
-                if not process.name.startswith("worker"):
+                kind, _, number = process.name.partition("-")
+                if kind not in ("worker", "flower"):
                     raise Unavailable(f"The {process.name} ended by itself:\n{process.log_tail()}")
-                log.warning("worker.ended", name=process.name, status=process.popen.returncode, log=process.log_path)
-                self._start_worker(process.name)
+                log.warning("part.ended", name=process.name, status=process.popen.returncode, log=str(process.log_path))
+                if kind == "worker":
+                    self._start_worker(int(number))
 
     def stop(self) -> None:
-        # Workers before Redis: a draining worker still writes its pages.
-        while self.processes:
-            self.processes.pop().stop(grace_s=self.settings.drain_timeout_s + 5)
+        """Stop what was started: all workers at once, then the others; Redis last, because pages are still written.
+
+        A second Ctrl-C ends every part at once. What was being read is read again by another worker.
+        """
+        grace_s = self.settings.drain_timeout_s + 5
+        try:
+            for process in self.processes:
+                if process.name.startswith("worker"):
+                    process.ask_to_stop()
+            for process in sorted(
+                self.processes, key=lambda one: (one.name == "redis", not one.name.startswith("worker"))
+            ):
+                process.stop(grace_s)
+                self.processes.remove(process)
+        except KeyboardInterrupt:
+            for process in self.processes:
+                process.kill()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -231,6 +194,10 @@ class Embedded:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _stops_after(process: Process) -> int:
+    return {"redis": 2, "worker": 0}.get(process.name.partition("-")[0], 1)
 
 
 @contextmanager
@@ -254,11 +221,3 @@ def _ready_url(log: str) -> str | None:
             with suppress(json.JSONDecodeError):
                 return str(json.loads(line)["url"])
     return None
-
-
-def _listens(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=1).close()
-    except OSError:
-        return False
-    return True

@@ -323,7 +323,7 @@ class Ledger:
         return {name.decode(): int(count) for name, count in found.items()}
 
     def backlog(self) -> dict[str, int]:
-        """`unfinished` and `running` jobs, `leased` units, each lane's `waiting_<lane>` units and `queue_<lane>` messages."""
+        """Jobs `unfinished` and `running`, units `leased`, each lane's units `waiting_<l>` and messages `queue_<l>`."""
         names = ["unfinished", "running", "leased"]
         with reachable(), self.redis.pipeline(transaction=False) as pipe:
             pipe.zcard(f"{self.namespace}:active")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
+import typer
 from rich.console import Console
 
 from producer.job import JobResult, JobState, JobStatus
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 class Format(StrEnum):
@@ -47,9 +48,7 @@ def print_result(name: str, result: JobResult, format: Format, *, seconds: float
     headed = seconds is not None and format is Format.TEXT
     if headed:
         out.print(f"── {name}: {count(len(result.pages), 'page')}, {seconds:.1f} s ──", style="bold", markup=False)
-    out.print(content(result, format), markup=False)
-    if headed:
-        out.print()
+    typer.echo(content(result, format) + ("\n" if headed else ""))
 
 
 def report(name: str, result: JobResult) -> bool:
@@ -68,7 +67,7 @@ def fail(message: str) -> None:
 
 def print_status(status: JobStatus, format: Format) -> None:
     if format is Format.JSON:
-        out.print(status.model_dump_json(), markup=False)
+        typer.echo(status.model_dump_json())
         return
     pages = f"{status.pages_done + status.pages_failed} of {status.pages_total or '?'} pages"
     failed = f", {status.pages_failed} failed" if status.pages_failed else ""

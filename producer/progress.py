@@ -25,6 +25,7 @@ class PageProgress:
             TimeElapsedColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("pages", total=len(job_ids))
 

@@ -1,16 +1,18 @@
 """Every setting of ocrpool: one frozen object, read from `OCRPOOL_*` variables where a process starts and handed down.
 
-Each default works on a laptop. The README's table is made from this model by `ocrpool settings --format markdown`.
+Each default works on a laptop. The README's table is made from this model by `ocrpool settings --markdown`.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlparse
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DATA_DIR = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "ocrpool"
@@ -34,7 +36,10 @@ class Settings(BaseSettings):
     gateway_host: str = Field("127.0.0.1", description="Address that the gateway listens on.")
     gateway_port: int = Field(8080, ge=0, le=65535, description="Port of the gateway; 0 takes a free one.")
     worker_metrics_port: int = Field(
-        0, ge=0, le=65535, description="Port of a worker's `/metrics` and `/healthz` on its host; 0 takes a free one."
+        0,
+        ge=0,
+        le=65535,
+        description="Port of a worker's `/metrics` and `/healthz`; `ocrpool up` counts on from it; 0 takes a free one.",
     )
     worker_metrics_host: str = Field("127.0.0.1", description="Address that a worker's `/metrics` listens on.")
     flower_port: int = Field(5555, ge=0, le=65535, description="Port of Flower; 0 takes a free one.")
@@ -70,7 +75,7 @@ class Settings(BaseSettings):
     )
     max_delay_ms: float = Field(50, ge=0, le=10_000, description="Longest wait of a batch's oldest item for company.")
     pages_in_flight: int = Field(16, ge=1, le=1024, description="Pages that one worker reads at a time.")
-    spans_in_flight: int = Field(4, ge=1, le=256, description="Spans that one worker holds at a time.")
+    spans_in_flight: int = Field(8, ge=1, le=256, description="Spans that one worker holds at a time.")
 
     # Rasterising
     rasterise_processes: int = Field(0, ge=0, le=256, description="Sandboxed decoder processes; 0 takes every core.")
@@ -131,16 +136,63 @@ class Settings(BaseSettings):
             return tuple(int(number) for number in value.split(","))
         return value
 
+    @field_validator("detector_sizes")
+    @classmethod
+    def _check_sizes(cls, sizes: tuple[Size, ...]) -> tuple[Size, ...]:
+        if not sizes or any(side < 32 or side % 32 for size in sizes for side in size):
+            raise ValueError("each size is height x width, both multiples of 32, such as 960x736")
+        return sizes
+
+    @field_validator("detector_batches", "recogniser_batches", "recogniser_widths")
+    @classmethod
+    def _check_numbers(cls, numbers: tuple[int, ...]) -> tuple[int, ...]:
+        if not numbers or min(numbers) < 1:
+            raise ValueError("a list of whole numbers from 1 on, such as 1,2,4")
+        return numbers
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: str) -> str:
+        if urlparse(value).scheme not in ("redis", "rediss"):
+            raise ValueError("the URL of a Redis server, such as redis://127.0.0.1:6379/0")
+        return value
+
     @field_validator("blob_url")
     @classmethod
     def _check_blob_url(cls, value: str) -> str:
-        if value and urlparse(value).scheme != "file":
-            raise ValueError("blob_url must be file:///folder")
+        url = urlparse(value)
+        if value and (url.scheme != "file" or url.netloc or url.path in ("", "/")):
+            raise ValueError("the URL of a folder, such as file:///var/lib/ocrpool/blobs")
         return value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _make_absolute(cls, value: Path) -> Path:
+        """The parts of a pool may run in other folders."""
+        return value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _check_leases(self) -> Self:
+        if self.lease_s < 2 * self.lease_renew_s:
+            raise ValueError(
+                "OCRPOOL_LEASE_S must be at least twice OCRPOOL_LEASE_RENEW_S, or live workers lose their leases"
+            )
+        return self
 
     @property
     def blob_dir(self) -> Path:
         return Path(urlparse(self.blob_url).path) if self.blob_url else self.data_dir / "blobs"
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """A sentence for each `OCRPOOL_*` variable that is no setting."""
+    known = [f"OCRPOOL_{name.upper()}" for name in Settings.model_fields]
+    sentences = []
+    for name in sorted(environment):
+        if name.startswith("OCRPOOL_") and name not in known:
+            near = get_close_matches(name, known, n=1)
+            sentences.append(f"{name} is not a setting{f'; did you mean {near[0]}?' if near else '.'}")
+    return sentences
 
 
 def describe() -> str:

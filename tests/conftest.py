@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from producer.embedded import Embedded, Process, answers, free_port, redis_command
+from producer.embedded import Embedded, answers, redis_command
 from producer.job import Lane
 from producer.ledger import Ledger
+from producer.processes import Process, free_port
 from producer.producer import Producer
 from producer.settings import Settings
 

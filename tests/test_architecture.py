@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors"},
     {"job", "settings"},
-    {"media", "blobs", "ledger", "queue", "logs"},
+    {"media", "blobs", "ledger", "queue", "logs", "processes"},
     {"following"},
     {"producer"},
     {"embedded", "progress", "printing"},

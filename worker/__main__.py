@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
+
+from celery.exceptions import SecurityWarning
 
 from producer.settings import Settings
 from worker.app import app
 
 
 def main() -> None:
-    settings = Settings()
-    name = f"{settings.node or 'worker'}@%h"
-    flags = ["--without-gossip", "--without-mingle", "--loglevel=WARNING", f"--hostname={name}"]
-    app.worker_main(["worker", *flags, *sys.argv[1:]])
+    name = Settings().node or f"worker-{os.getpid()}"
+    flags = ["--without-gossip", "--without-mingle", "--loglevel=WARNING", f"--hostname={name}@%h"]
+    # Celery warns of root because of pickle, which no queue here accepts.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    app.worker_main(["--quiet", "worker", *flags, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

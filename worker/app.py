@@ -53,6 +53,8 @@ def _boot(**_: Any) -> None:
 
     settings = Settings()
     configure_logs(settings)
+    if app.conf.broker_url != settings.redis_url:
+        raise SystemExit("The worker cannot start: a celeryconfig.py of another project was found before ocrpool's.")
     try:
         _station = Station(settings)
         _station.start()

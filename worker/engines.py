@@ -31,6 +31,8 @@ Run = Callable[[Predictor, Bucket, list[In]], Sequence[Out]]
 
 #: Items that may wait before a stage, for each page in flight: beyond it `submit` blocks, which bounds the memory.
 _LINES_PER_PAGE = 256
+#: A batch that runs longer than this hangs: it is many times what the largest shape takes on one slow core.
+_STUCK_S = 120
 
 
 class BatchedStage(Generic[In, Out]):
@@ -62,6 +64,13 @@ class BatchedStage(Generic[In, Out]):
     def warm_up(self) -> None:
         with ThreadPoolExecutor(len(self._predictors)) as pool:
             list(pool.map(lambda predictor: predictor.warm_up(), self._predictors))
+
+    def trouble(self) -> str:
+        if self.batcher.runners_alive < len(self._predictors):
+            return f"{self.batcher.name}: a runner has ended"
+        if (stuck_s := time.monotonic() - self.batcher.last_progress) > _STUCK_S:
+            return f"{self.batcher.name}: a batch has been running for {stuck_s:.0f} s"
+        return ""
 
     def close(self) -> None:
         self.batcher.stop()
@@ -120,6 +129,10 @@ class Engine(Protocol):
         """Let the queued pages through, then free the models."""
         ...
 
+    def trouble(self) -> str:
+        """What keeps the engine from reading, in one line; empty while nothing does."""
+        ...
+
     def passage(
         self, options: ReadOptions, deadline: float, cancelled: Callable[[], bool]
     ) -> AbstractContextManager[Passage]:
@@ -175,6 +188,9 @@ class PpOcr:
     def stop(self) -> None:
         for stage in self.stages:
             stage.close()
+
+    def trouble(self) -> str:
+        return "; ".join(filter(None, (stage.trouble() for stage in self.stages)))
 
     @contextmanager
     def passage(self, options: ReadOptions, deadline: float, cancelled: Callable[[], bool]) -> Iterator[Passage]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
-from prometheus_client import start_http_server
 
 from producer.blobs import BlobStore, FolderStore
 from producer.errors import Unavailable
@@ -15,9 +13,11 @@ from producer.ledger import Ledger
 from producer.queue import Publisher
 from producer.settings import Settings
 from worker.engines import Engine, PpOcr
+from worker.health import HealthServer
 from worker.leases import LeaseKeeper
 from worker.rasterise import Rasteriser
 from worker.sweeper import Sweeper
+from worker.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -40,18 +40,18 @@ class Station:
         self.publisher = Publisher(settings)
         self.rasteriser = Rasteriser(settings)
         self.engine: Engine = engine or PpOcr(settings)
-        self.pages = ThreadPoolExecutor(settings.pages_in_flight, thread_name_prefix="page")
+        self.pages = Turns(settings.pages_in_flight)
         self.leases = LeaseKeeper(self.ledger, settings.lease_renew_s, self._announce)
         self.sweeper = Sweeper(self.ledger, self.publisher, self.blobs, settings.sweep_interval_s)
-        self._metrics_port = 0
+        self.health = HealthServer(settings.worker_metrics_host, settings.worker_metrics_port, self.engine.trouble)
         self._ready = False
 
     def start(self) -> None:
         """Load and warm everything. The worker takes no message before this has returned."""
         self.rasteriser.start()
         self.engine.start()
-        server, _ = start_http_server(self.settings.worker_metrics_port, self.settings.worker_metrics_host)
-        self._metrics_port = server.server_port
+        self.pages.start()
+        self.health.start()
         self.leases.start()
         self.sweeper.start()
         log.info(
@@ -62,7 +62,7 @@ class Station:
         """Say in the ledger that this worker takes work."""
         self._ready = True
         self._announce()
-        log.info("worker.ready", name=self.name, metrics=f"http://{self._metrics_address}/metrics")
+        log.info("worker.ready", name=self.name, metrics=f"http://{self.health.address}/metrics")
 
     def draining(self) -> None:
         """Say in the ledger that it takes no more."""
@@ -76,20 +76,18 @@ class Station:
         """Stop what still runs. Called once no task does: pages first, because they wait on the engine; leases after
         them, so that no other worker takes a page that is being finished."""
         self.sweeper.stop()
-        self.pages.shutdown()
+        self.pages.stop()
+        self.pages.join()
         self.engine.stop()
         self.rasteriser.stop()
         self.leases.stop()
         for thread in (self.sweeper, self.leases):
             thread.join()
+        self.health.stop()
         self.publisher.close()
         self.ledger.close()
 
-    @property
-    def _metrics_address(self) -> str:
-        return f"{self.settings.worker_metrics_host}:{self._metrics_port}"
-
     def _announce(self) -> None:
         if self._ready:
-            description = {"pid": os.getpid(), "host": socket.gethostname(), "metrics": self._metrics_address}
+            description = {"pid": os.getpid(), "host": socket.gethostname(), "metrics": self.health.address}
             self.ledger.announce(self.name, {**description, "engine": self.engine.name, "model": self.engine.model})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +14,8 @@ import structlog
 from pydantic import ValidationError
 
 from producer.errors import FetchFailed, Internal, JobEnded, NotFound, OcrpoolError, Unavailable
-from producer.job import Contract, ErrorDetail, PageFailure, PageResult, PrepareMessage, SpanMessage
-from producer.ledger import PREPARE, Claim, Refusal
+from producer.job import Contract, ErrorDetail, JobState, PageFailure, PageResult, PrepareMessage, SpanMessage
+from producer.ledger import PREPARE, Claim, Refusal, Unit
 from worker import metrics
 from worker.leases import Lease
 from worker.station import Station
@@ -22,6 +23,7 @@ from worker.station import Station
 log = structlog.get_logger(__name__)
 
 Message = TypeVar("Message", bound=Contract)
+Returned = TypeVar("Returned")
 
 #: Pauses between tries to write to a ledger that cannot be reached. Together they outlast a Redis restart; after them
 #: the lease lapses and the page is read again.
@@ -34,14 +36,22 @@ def prepare(station: Station, body: Mapping[str, Any]) -> None:
     claim = _claim(station, message.job_id, PREPARE) if message else None
     if claim is None:
         return
-    with station.leases.hold(claim):
+    with station.leases.hold(claim) as lease:
         try:
             with _document(station, claim) as path:
                 pages = station.rasteriser.count_pages(path, claim.job.media_type)
+        except Unavailable:
+            units = _patiently(lease, partial(station.ledger.release, claim, again=True))
         except OcrpoolError as error:
-            station.ledger.fail(claim, ErrorDetail.of(error))
+            units = _patiently(lease, partial(_fail, station, claim, error))
         else:
-            station.publisher.publish(station.ledger.plan(claim, pages))
+            units = _patiently(lease, partial(station.ledger.plan, claim, pages))
+    station.publisher.publish(units or ())
+
+
+def _fail(station: Station, claim: Claim, error: OcrpoolError) -> list[Unit]:
+    station.ledger.fail(claim, ErrorDetail.of(error))
+    return []
 
 
 def read_span(station: Station, body: Mapping[str, Any]) -> None:
@@ -52,10 +62,8 @@ def read_span(station: Station, body: Mapping[str, Any]) -> None:
         return
     with station.leases.hold(claim) as lease:
         written = _read_pages(station, lease)
-    try:
-        station.publisher.publish(station.ledger.release(claim, again=not written))
-    except Unavailable:
-        log.warning("span.not_released", job_id=claim.job.id, span=claim.unit)
+        units = _patiently(lease, partial(station.ledger.release, claim, again=not written))
+    station.publisher.publish(units or ())
 
 
 def _read_pages(station: Station, lease: Lease) -> bool:
@@ -64,7 +72,10 @@ def _read_pages(station: Station, lease: Lease) -> bool:
     deadline = time.monotonic() + claim.deadline_in_s
     try:
         with _document(station, claim) as path:
-            futures = [station.pages.submit(read_page, station, lease, path, page, deadline) for page in claim.pages]
+            futures = [
+                station.pages.submit(claim.job.id, read_page, station, lease, path, page, deadline)
+                for page in claim.pages
+            ]
             wait(futures)
     except FetchFailed as error:
         return all([_finish(station, lease, _failure(page, error)) for page in claim.pages])
@@ -98,22 +109,25 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
 
 
 def _finish(station: Station, lease: Lease, outcome: PageResult | PageFailure) -> bool:
-    """Write the outcome; False when the ledger cannot be reached for longer than a restart takes."""
+    """Write the outcome. False when the ledger cannot be reached for longer than a restart takes."""
+    verdict = _patiently(lease, partial(station.ledger.finish_page, lease.claim, outcome))
+    if verdict in (Refusal.FENCED, Refusal.FINAL):
+        lease.lost.set()
+    elif isinstance(verdict, JobState):
+        _count(outcome)
+    return verdict is not None
+
+
+def _patiently(lease: Lease, write: Callable[[], Returned]) -> Returned | None:
+    """What the ledger answers; None when it cannot be reached for longer than a restart takes."""
     for pause_s in (*_RETRY_PAUSES_S, None):
         try:
-            verdict = station.ledger.finish_page(lease.claim, outcome)
+            return write()
         except Unavailable as error:
-            log.warning("page.not_written", job_id=lease.claim.job.id, page=outcome.page, error=str(error))
-            if pause_s is None:
-                return False
-            lease.lost.wait(pause_s)
-            continue
-        if verdict in (Refusal.FENCED, Refusal.FINAL):
-            lease.lost.set()
-        elif verdict is not Refusal.DUPLICATE:
-            _count(outcome)
-        return True
-    raise AssertionError("unreachable")
+            log.warning("ledger.not_written", job_id=lease.claim.job.id, unit=lease.claim.unit, error=str(error))
+            if pause_s is not None:
+                lease.lost.wait(pause_s)
+    return None
 
 
 def _count(outcome: PageResult | PageFailure) -> None:

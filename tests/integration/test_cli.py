@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from producer import Producer
-from producer.embedded import free_port
+from producer.processes import free_port
 from producer.settings import Settings, as_environment
 from tests.documents import SAMPLES, png
 
@@ -82,6 +82,7 @@ def test_submit_status_result_cancel(pool: Producer, tmp_path: Path) -> None:
     [
         (["status", "job_" + 32 * "0"], "There is no job job_0.*not_found"),
         (["submit", "/no/such/file.png"], "/no/such/file.png cannot be read: No such file.*invalid_request"),
+        (["read", "/no/such/file.png"], "/no/such/file.png is not a file. .invalid_request."),
     ],
 )
 def test_an_error_is_one_line(pool: Producer, arguments: list[str], error: str) -> None:

@@ -273,9 +273,9 @@ def test_the_blob_of_a_finished_job_is_garbage_when_its_result_is(ledger: Ledger
     job = make_job()
     ledger.accept(job, pages_total=1)
     garbage = f"{ledger.namespace}:garbage"
-    while_unfinished = ledger.redis.zscore(garbage, job.blob)
+    while_unfinished = ledger.redis.zscore(garbage, job.blob) or 0
     ledger.cancel(job.id)
-    assert ledger.redis.zscore(garbage, job.blob) < while_unfinished
+    assert 0 < (ledger.redis.zscore(garbage, job.blob) or 0) < while_unfinished
     assert ledger.sweep("q.").blobs == ()
     ledger.redis.zadd(garbage, {job.blob: 1})
     assert ledger.sweep("q.").blobs == (job.blob,)

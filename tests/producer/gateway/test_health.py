@@ -53,7 +53,7 @@ def test_metrics_count_jobs_pages_queues_and_requests(http: httpx.Client, ledger
     assert found["ocrpool_jobs_total", "failed"] == 0
     assert found["ocrpool_pages_total", "succeeded"] == 1
     assert found["ocrpool_queue_depth", "bulk"] == 1
-    assert found["ocrpool_unfinished_jobs",] == 1
+    assert found["ocrpool_unfinished_jobs", "queued"] == 1
     assert found["ocrpool_workers",] == 1
     assert found["ocrpool_http_requests_total", "POST", "/v1/jobs", "202"] == 3
     assert found["ocrpool_http_requests_total", "DELETE", "/v1/jobs/{job_id}", "200"] == 1

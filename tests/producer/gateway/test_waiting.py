@@ -11,9 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from producer.embedded import Process, answers, free_port, redis_command
+from producer.embedded import answers, redis_command
 from producer.gateway.async_producer import CALL_THREADS
 from producer.ledger import Ledger
+from producer.processes import Process, free_port
 from producer.settings import Settings
 from tests.producer.gateway.serving import (
     PDF,

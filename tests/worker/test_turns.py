@@ -1,0 +1,54 @@
+"""Jobs take turns on the page threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import pytest
+
+from worker.turns import Turns
+
+
+@pytest.fixture
+def one_thread() -> Iterator[Turns]:
+    turns = Turns(1)
+    turns.start()
+    yield turns
+    turns.stop()
+    turns.join()
+
+
+def test_a_lone_page_does_not_wait_behind_a_long_document(one_thread: Turns) -> None:
+    # Given a busy thread, a long document in the queue, and two pages that come after it
+    gate, order = threading.Event(), list[str]()
+    one_thread.submit("gate", gate.wait)
+    futures = [one_thread.submit("long", order.append, f"long {page}") for page in range(1, 4)]
+    futures += [one_thread.submit(job, order.append, job) for job in ("a", "b")]
+
+    gate.set()
+    for future in futures:
+        future.result(timeout=10)
+
+    assert order == ["long 1", "a", "b", "long 2", "long 3"]
+
+
+def test_an_error_reaches_its_caller_and_the_thread_lives(one_thread: Turns) -> None:
+    def fail() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        one_thread.submit("job", fail).result(timeout=10)
+    assert one_thread.submit("job", lambda: 7).result(timeout=10) == 7
+
+
+def test_stopping_runs_what_is_queued_and_refuses_more() -> None:
+    turns = Turns(2)
+    futures: list[Future[int]] = [turns.submit(f"job {n % 3}", int, n) for n in range(20)]
+    turns.start()
+    turns.stop()
+    turns.join()
+    assert [future.result(timeout=0) for future in futures] == list(range(20))
+    with pytest.raises(RuntimeError):
+        turns.submit("late", int)
