@@ -10,7 +10,9 @@ from celery import Celery, Task, signals
 from producer.logs import configure_logs
 from producer.queue import PREPARE_TASK, READ_SPAN_TASK
 from producer.settings import Settings
+from worker import channel
 
+channel.install()
 app = Celery("ocrpool")
 app.config_from_object("celeryconfig")
 

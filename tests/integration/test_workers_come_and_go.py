@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from producer import JobState, PageResult, Producer
-from producer.embedded import Embedded
+from producer.embedded import Embedded, answers, redis_command
+from producer.errors import Unavailable
+from producer.processes import Process, free_port
 from producer.settings import Settings
 from tests.documents import tiff
 
@@ -69,11 +72,40 @@ def test_sigterm_finishes_the_pages_at_hand_and_leaves_the_rest_to_others(parts:
     assert "page.failed" not in leaving.log()
 
 
-def test_a_worker_without_its_models_says_so_and_takes_no_work(
-    parts: Embedded, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from producer.errors import Unavailable
+def test_killing_redis_loses_nothing_and_the_worker_goes_on(settings: Settings, tmp_path: Path) -> None:
+    # Given a Redis of its own, a worker, and a job in the middle
+    port = free_port()
+    own = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
 
+    def start_redis() -> Process:
+        server = Process("redis", redis_command(tmp_path, port), tmp_path / "redis.log")
+        server.wait_until(lambda: answers(own.redis_url), timeout_s=30)
+        return server
+
+    server = start_redis()
+    try:
+        with Embedded(own) as parts, Producer(own) as producer:
+            (worker,) = parts.start_workers(1)
+            job = producer.submit(tiff(TEXTS))
+            statuses = job.watch(timeout_s=60)
+            next(status for status in statuses if status.pages_done >= 2)
+
+            # When Redis is killed, stays away for a while, and comes back with what it had written
+            server.kill()
+            worker.wait_until(lambda: "Connection to broker lost" in worker.log(), timeout_s=30)
+            server = start_redis()
+
+            # Then the job that was followed all the while ends, and the same worker reads the next one
+            *_, last = statuses
+            assert last.state is JobState.SUCCEEDED
+            assert len(job.result().pages) == 20
+            assert producer.submit(tiff(["and on"])).wait(timeout_s=60).state is JobState.SUCCEEDED
+            assert worker.popen.poll() is None
+    finally:
+        server.stop(grace_s=5)
+
+
+def test_a_worker_without_its_models_says_so_and_takes_no_work(settings: Settings) -> None:
     lost = Embedded(settings.model_copy(update={"model": "PP-OCRv9_giant"}))
     with lost, pytest.raises(Unavailable, match="PP-OCRv6_small"):
         lost.start_workers(1)
