@@ -67,7 +67,7 @@ class Settings(BaseSettings):
         (1,), description="Batch sizes (pages) that the detector sees."
     )
     recogniser_widths: Annotated[tuple[int, ...], NoDecode] = Field(
-        (*range(160, 256, 16), *range(256, 512, 32), *range(512, 1024, 64), *range(1024, 2048, 128), 2048, 2560, 3200),
+        (*range(128, 256, 16), *range(256, 512, 32), *range(512, 1024, 64), *range(1024, 2048, 128), 2048, 2560, 3200),
         description="Widths in pixels of the line crops (48 px high) that the recogniser sees.",
     )
     recogniser_batches: Annotated[tuple[int, ...], NoDecode] = Field(

@@ -21,7 +21,7 @@ from tests.benchmarks.peers import RapidOcrLoop
 from tests.benchmarks.pool import MeasuredPool, mean, measured_pool
 from tests.documents import png, tiff
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, width=118)
 
 
 class Reader(Protocol):

@@ -1,0 +1,66 @@
+"""What every blob store promises, on the real one and on the fake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from producer.blobs import BlobStore, FolderStore, MemoryStore
+from producer.errors import NotFound, Unavailable
+
+MAKERS: list[Callable[[Path], BlobStore]] = [FolderStore, lambda _: MemoryStore()]
+
+
+@pytest.fixture(params=MAKERS, ids=["folder", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    make: Callable[[Path], BlobStore] = request.param
+    return make(tmp_path / "blobs")
+
+
+def test_bytes_and_files_come_back_as_they_went_in(store: BlobStore, tmp_path: Path) -> None:
+    file = tmp_path / "document.pdf"
+    file.write_bytes(b"%PDF from a file")
+    store.put("job_1", b"from memory")
+    store.put("job_2", file)
+
+    assert store.get("job_1") == b"from memory"
+    assert store.get("job_2") == b"%PDF from a file"
+    with store.local("job_2") as path:
+        assert path.read_bytes() == b"%PDF from a file"
+
+
+def test_a_second_put_replaces_the_first_whole(store: BlobStore) -> None:
+    store.put("job_1", b"a long first version")
+    store.put("job_1", b"short")
+    assert store.get("job_1") == b"short"
+
+
+def test_what_is_not_there_is_not_found(store: BlobStore) -> None:
+    with pytest.raises(NotFound):
+        store.get("job_1")
+    with pytest.raises(NotFound), store.local("job_1"):
+        pass
+
+
+def test_deleting_twice_is_no_error(store: BlobStore) -> None:
+    store.put("job_1", b"x")
+    store.delete("job_1")
+    store.delete("job_1")
+    with pytest.raises(NotFound):
+        store.get("job_1")
+
+
+@pytest.mark.parametrize("key", ["../../etc/passwd", "a/b", "", "job\0", "JOB", "x" * 81])
+def test_a_key_that_is_not_ours_never_becomes_a_path(store: BlobStore, key: str) -> None:
+    with pytest.raises(ValueError, match="not a blob key"):
+        store.put(key, b"x")
+
+
+def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    blocked = tmp_path / "blobs"
+    blocked.write_text("a file where the folder should be")
+    with pytest.raises(Unavailable, match="cannot store"):
+        FolderStore(blocked).put("job_1", b"x")
+    assert list(tmp_path.iterdir()) == [blocked]

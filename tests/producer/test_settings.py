@@ -1,0 +1,48 @@
+"""Settings: from the environment, checked where they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from producer.settings import Settings, as_environment, unknown_variables
+
+
+def test_the_environment_of_a_child_process_gives_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(detector_sizes=((960, 736), (736, 960)), recogniser_batches=(1, 4), max_delay_ms=5, model="x")
+    for name, value in as_environment(settings).items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pdf_dpi", "many"),
+        ("detector_sizes", "100x100"),
+        ("detector_sizes", ""),
+        ("recogniser_batches", "0"),
+        ("redis_url", "localhost"),
+        ("blob_url", "file://relative/folder"),
+        ("blob_url", "s3://bucket"),
+        ("lease_s", "6"),
+    ],
+)
+def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"OCRPOOL_{name.upper()}", value)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+def test_a_misspelt_variable_is_told() -> None:
+    assert unknown_variables({"OCRPOOL_GATEWAY_PROT": "1", "OCRPOOL_GATEWAY_PORT": "1", "PATH": ""}) == [
+        "OCRPOOL_GATEWAY_PROT is not a setting; did you mean OCRPOOL_GATEWAY_PORT?"
+    ]
+
+
+def test_folders_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings(data_dir=Path("pool")).blob_dir == tmp_path / "pool/blobs"
+    assert Settings(blob_url="file:///srv/blobs").blob_dir == Path("/srv/blobs")

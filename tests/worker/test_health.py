@@ -1,0 +1,51 @@
+"""A worker's health page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from producer.errors import Unavailable
+from worker.health import HealthServer
+
+
+class Patient:
+    """An engine whose trouble the test decides."""
+
+    def __init__(self) -> None:
+        self.trouble = ""
+
+
+@pytest.fixture
+def patient() -> Patient:
+    return Patient()
+
+
+@pytest.fixture
+def server(patient: Patient) -> Iterator[HealthServer]:
+    server = HealthServer("127.0.0.1", 0, lambda: patient.trouble)
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_health_follows_the_engine(server: HealthServer, patient: Patient) -> None:
+    url = f"http://{server.address}/healthz"
+    assert httpx.get(url).status_code == 200
+
+    patient.trouble = "recogniser: a runner has ended"
+
+    answer = httpx.get(url)
+    assert (answer.status_code, answer.text) == (503, "recogniser: a runner has ended\n")
+
+
+def test_metrics_are_beside_it(server: HealthServer) -> None:
+    assert "ocrpool_worker_pages_in_flight" in httpx.get(f"http://{server.address}/metrics").text
+
+
+def test_a_port_in_use_is_named(server: HealthServer) -> None:
+    host, port = server.address.split(":")
+    with pytest.raises(Unavailable, match=f"cannot listen on {server.address}"):
+        HealthServer(host, int(port), str)
