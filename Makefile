@@ -1,6 +1,6 @@
 # `make demo` and `make test` work on a fresh checkout: they make `.venv` from the pinned requirements first.
 # The first of these that runs and is of a version that the pins are made for.
-PYTHON ?= $(shell for python in python3 python3.12 python3.13 python3.11; do \
+PYTHON ?= $(shell for python in python3.12 python3.11 python3 python3.13; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& echo $$python && break; done)
 BIN := .venv/bin

@@ -6,6 +6,7 @@ Keys, below the namespace:
     pages:<id>   hash    page number -> outcome (JSON)                   TTL
     spans:<id>   hash    unit -> fence, lane, deaths, worker             TTL, deleted when the job ends
     worker:<n>   string  a live worker's own description                 TTL
+    sweeping     string  somebody sweeps in this interval                TTL
     quarantined  string  the one quarantined unit that is being read     TTL
     active       zset    unfinished jobs by deadline                     a member leaves when its job ends
     running      set     jobs of which a unit was claimed                a member leaves when its job ends

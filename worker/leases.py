@@ -7,12 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import structlog
-
-from producer.errors import Unavailable
 from producer.ledger import Claim, Ledger
-
-log = structlog.get_logger(__name__)
+from worker.periodic import Periodic
 
 
 @dataclass(eq=False)
@@ -24,26 +20,15 @@ class Lease:
     lost: threading.Event = field(default_factory=threading.Event)
 
 
-class LeaseKeeper:
-    """One thread that renews every held lease each `renew_s` seconds, and calls `beat` as often."""
+class LeaseKeeper(Periodic):
+    """Renews every held lease each `renew_s` seconds, and calls `beat` as often."""
 
     def __init__(self, ledger: Ledger, renew_s: float, beat: Callable[[], None] = lambda: None) -> None:
+        super().__init__("leases", renew_s, self._renew_and_beat)
         self._ledger = ledger
-        self._renew_s = renew_s
         self._beat = beat
         self._held: set[Lease] = set()
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-
-    def join(self) -> None:
-        self._thread.join()
 
     @contextmanager
     def hold(self, claim: Claim) -> Iterator[Lease]:
@@ -58,20 +43,13 @@ class LeaseKeeper:
                 self._held.discard(lease)
 
     def renew(self) -> None:
-        """Renew every held lease once."""
+        """Renew every held lease once. While the ledger is away, pages are read on: the fence makes that harmless."""
         with self._lock:
             leases = list(self._held)
         for lease, stands in zip(leases, self._ledger.renew([lease.claim for lease in leases]), strict=True):
             if not stands:
                 lease.lost.set()
 
-    def _run(self) -> None:
-        while not self._stopping.wait(self._renew_s):
-            try:
-                self.renew()
-                self._beat()
-            except Unavailable as error:
-                # The fence makes late writes harmless, so the pages are read on until the ledger is back.
-                log.warning("leases.not_renewed", error=str(error))
-            except Exception:
-                log.exception("leases.failed")
+    def _renew_and_beat(self) -> None:
+        self.renew()
+        self._beat()

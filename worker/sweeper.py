@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-
 import structlog
 
 from producer.blobs import BlobStore
-from producer.errors import Unavailable
 from producer.ledger import Ledger, Swept, reachable
 from producer.queue import Publisher, queue_prefix
+from worker.periodic import Periodic
 
 log = structlog.get_logger(__name__)
 
 
-class Sweeper:
-    """One thread a worker; a lock in Redis lets one of them sweep in each interval."""
+class Sweeper(Periodic):
+    """Runs in every worker; a lock in Redis lets one of them sweep in each interval."""
 
     def __init__(self, ledger: Ledger, publisher: Publisher, blobs: BlobStore, interval_s: float) -> None:
+        super().__init__("sweeper", interval_s, self.sweep)
         self._ledger = ledger
         self._publisher = publisher
         self._blobs = blobs
-        self._interval_s = interval_s
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-
-    def join(self) -> None:
-        self._thread.join()
 
     def sweep(self) -> Swept | None:
         """Sweep once; None when another worker has swept in this interval."""
@@ -49,12 +36,3 @@ class Sweeper:
         if swept.publish:
             log.info("sweeper.published_again", units=len(swept.publish), deaths=swept.deaths)
         return swept
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._interval_s):
-            try:
-                self.sweep()
-            except Unavailable as error:
-                log.warning("sweeper.skipped", error=str(error))
-            except Exception:
-                log.exception("sweeper.failed")

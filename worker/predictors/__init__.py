@@ -52,7 +52,7 @@ class Predictor(Protocol):
         ...
 
     def warm_up(self) -> None:
-        """Run every shape once, so that no user waits for a kernel plan."""
+        """Run once what a user would otherwise wait for: every shape, where the runtime plans each anew."""
         ...
 
     def close(self) -> None:

@@ -1,0 +1,78 @@
+"""Leases are kept alive while they are held, and their holder hears when they are lost."""
+
+from __future__ import annotations
+
+import threading
+
+from producer.blobs import MemoryStore
+from producer.errors import Unavailable
+from producer.ledger import Ledger
+from producer.queue import Publisher
+from producer.settings import Settings
+from tests.producer.test_ledger import claimed, lapse, make_job
+from worker.leases import LeaseKeeper
+from worker.periodic import Periodic
+from worker.sweeper import Sweeper
+
+
+def test_a_held_lease_is_renewed_and_a_lost_one_told(ledger: Ledger) -> None:
+    # Given two jobs whose leases a worker holds, and one of which is cancelled
+    kept, lost = make_job(), make_job()
+    keeper = LeaseKeeper(ledger, renew_s=3600)
+    for job in (kept, lost):
+        ledger.accept(job, pages_total=1)
+    with (
+        keeper.hold(claimed(ledger, kept, "1+1")) as kept_lease,
+        keeper.hold(claimed(ledger, lost, "1+1")) as lost_lease,
+    ):
+        ledger.cancel(lost.id)
+        lapse(ledger)
+
+        # When they are renewed
+        keeper.renew()
+
+    # Then one lives, and the holder of the other knows
+    assert not kept_lease.lost.is_set()
+    assert lost_lease.lost.is_set()
+    assert ledger.sweep("q.").deaths == 0
+
+
+def test_one_sweeper_of_many_publishes_what_a_dead_worker_held_and_deletes_blobs(
+    ledger: Ledger, settings: Settings
+) -> None:
+    publisher, blobs = Publisher(settings), MemoryStore()
+    first, second = (Sweeper(ledger, publisher, blobs, interval_s=3600) for _ in range(2))
+    held, over = make_job(), make_job()
+    for job in (held, over):
+        blobs.put(job.blob, b"document")
+        ledger.accept(job, pages_total=1)
+    claimed(ledger, held, "1+1")
+    ledger.cancel(over.id)
+    ledger.redis.zadd(f"{settings.namespace}:garbage", {over.blob: 1})
+    lapse(ledger)
+
+    swept = first.sweep()
+
+    assert swept is not None
+    assert (swept.deaths, swept.blobs) == (1, (over.blob,))
+    assert second.sweep() is None
+    assert ledger.backlog()["queue_interactive"] == 1
+    assert ledger.redis.zscore(f"{settings.namespace}:garbage", over.blob) is None
+    assert blobs.get(held.blob) == b"document"
+    ledger.redis.delete(f"{settings.namespace}.interactive")
+    publisher.close()
+
+
+def test_a_periodic_thread_outlives_what_it_does() -> None:
+    calls, third = [Unavailable("away"), ValueError("a bug")], threading.Event()
+
+    def act() -> None:
+        if calls:
+            raise calls.pop()
+        third.set()
+
+    periodic = Periodic("test", 0.001, act)
+    periodic.start()
+    assert third.wait(timeout=10)
+    periodic.stop()
+    periodic.join()
