@@ -18,7 +18,7 @@ from worker import metrics
 from worker.batcher import Batcher, BatchObserver
 from worker.detection import Detector, Quads
 from worker.models import Stage, build_predictor, choose_predictor
-from worker.orientation import Orientation
+from worker.orientation import Orientation, settle
 from worker.predictors import Predictor, Shape
 from worker.rasterise import RasterPage
 from worker.reading import arrange, as_quad
@@ -253,7 +253,8 @@ class _PpOcrPassage:
     def _turn(self, lines: list[LineInput]) -> list[Literal[0, 180]]:
         items = self.engine.orientation.prepare(lines)
         answers = [self._submit(self.engine.turning, item, item.bucket) for item in items]
-        return [180 if answer.result() else 0 for answer in answers]
+        turned = settle(lines, [answer.result() for answer in answers])
+        return [180 if turn else 0 for turn in turned]
 
     def _submit(self, stage: BatchedStage[In, Out], item: In, bucket: Bucket) -> Future[Out]:
         return stage.batcher.submit(item, bucket=bucket, deadline=self.deadline, cancelled=self.cancelled)

@@ -18,6 +18,8 @@ BUCKET: Bucket = (LINE_HEIGHT, 192)
 PART_WIDTH = 288
 #: A line is turned only if the classifier is this sure, as in PP-OCR: most lines stand upright.
 TURN_THRESHOLD = 0.9
+#: Width in pixels from which a line's own look decides: about five letters.
+LONG_LINE = 120
 
 
 class Orientation:
@@ -39,6 +41,19 @@ class Orientation:
         batch = assemble([item.pixels for item in items], batch_size(self._batches, len(items)), bucket)
         scores = predictor.run(batch)[: len(items), 1]
         return [bool(turned) for turned in scores > TURN_THRESHOLD]
+
+
+def settle(lines: Sequence[LineInput], turned: Sequence[bool]) -> list[bool]:
+    """What the classifier said of one page's lines, with the short ones following most of the long ones.
+
+    A `6`, a `3` or an `S` alone looks no better one way up than the other.
+    """
+    long = [line.pixels.shape[1] >= LONG_LINE for line in lines]
+    votes = [turn for turn, decides in zip(turned, long, strict=True) if decides]
+    if not votes:
+        return list(turned)
+    page_turned = 2 * sum(votes) > len(votes)
+    return [turn if decides else page_turned for turn, decides in zip(turned, long, strict=True)]
 
 
 def _middle(pixels: Pixels) -> Pixels:
