@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
 import signal
 import sys
 import tempfile
@@ -26,6 +28,7 @@ from producer.settings import Settings, as_environment
 
 log = structlog.get_logger(__name__)
 
+_PREFIX, _LOCK = "ocrpool-", "lock"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PYTHON = (sys.executable, "-P")  # Nothing is imported from the folder that a user stands in.
 
@@ -196,6 +199,15 @@ class Embedded:
         self.stop()
 
 
+def remove_abandoned(folder: Path, older_than_s: float) -> None:
+    """Remove what killed pools left there: documents lie in it. A living pool holds the lock in its folder."""
+    for lock_path in folder.glob(f"{_PREFIX}*/{_LOCK}"):
+        with suppress(OSError), lock_path.open() as lock:
+            if time.time() - lock_path.stat().st_mtime > older_than_s:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock_path.parent, ignore_errors=True)
+
+
 def _stops_after(process: Process) -> int:
     return {"redis": 2, "worker": 0}.get(process.name.partition("-")[0], 1)
 
@@ -203,7 +215,9 @@ def _stops_after(process: Process) -> int:
 @contextmanager
 def pool_of_its_own(settings: Settings) -> Iterator[tuple[Embedded, Settings]]:
     """A pool that is not started yet, on a free port and in a folder that goes with the context, and its settings."""
-    with tempfile.TemporaryDirectory(prefix="ocrpool-") as folder:
+    remove_abandoned(Path(tempfile.gettempdir()), older_than_s=60)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder, Path(folder, _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         own = settings.model_copy(
             update={"redis_url": f"redis://127.0.0.1:{free_port()}/0", "data_dir": Path(folder), "blob_url": ""}
         )
