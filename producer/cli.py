@@ -22,7 +22,7 @@ from producer.logs import configure_logs
 from producer.printing import Format, OutputFolder, count, err, fail, out, print_result, print_status, report
 from producer.producer import Producer
 from producer.progress import PageProgress
-from producer.settings import Settings, describe, unknown_variables
+from producer.settings import Settings, describe, explain, unknown_variables
 
 app = typer.Typer(
     name="ocrpool",
@@ -192,9 +192,7 @@ def submit(
     orientation: Orientation = False,
     min_score: MinScore = 0.5,
     lane: Annotated[Lane, typer.Option(help="interactive or bulk.")] = Lane.INTERACTIVE,
-    deadline_s: Annotated[
-        float | None, typer.Option(help="Give up after this many seconds.", show_default=False)
-    ] = None,
+    deadline_s: Deadline = None,
 ) -> None:
     """Hand documents to the running pool, and print their jobs' ids."""
     if lane is Lane.QUARANTINE:
@@ -221,7 +219,7 @@ def result(
     """Print a finished job's text."""
     with _running_pool() as producer:
         if wait_s:
-            with PageProgress(err, {job: Path(job)}) as progress:
+            with PageProgress(err, [job]) as progress:
                 for now in producer.follow([job], timeout_s=wait_s):
                     progress.update(now)
         found = producer.result(job)
@@ -247,11 +245,8 @@ def main() -> None:
     except OcrpoolError as error:
         _die(f"{error} ({error.code})")
     except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"])
-            shown = f"OCRPOOL_{name.upper()}" if error.title == "Settings" else f"--{name.replace('_', '-')}"
-            message = problem["msg"].removeprefix("Value error, ")
-            fail(f"{shown}: {message}" if name else message)
+        for sentence in explain(error):
+            fail(sentence)
         sys.exit(1)
     except OSError as error:
         _die(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))

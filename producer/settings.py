@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlparse
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DATA_DIR = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "ocrpool"
@@ -182,6 +182,17 @@ class Settings(BaseSettings):
     @property
     def blob_dir(self) -> Path:
         return Path(urlparse(self.blob_url).path) if self.blob_url else self.data_dir / "blobs"
+
+
+def explain(error: ValidationError) -> list[str]:
+    """A sentence for each wrong setting, which names its variable; options of a command are named as such."""
+    sentences = []
+    for problem in error.errors():
+        name = "_".join(str(part) for part in problem["loc"])
+        shown = f"OCRPOOL_{name.upper()}" if error.title == Settings.__name__ else f"--{name.replace('_', '-')}"
+        message = problem["msg"].removeprefix("Value error, ")
+        sentences.append(f"{shown}: {message}" if name else message)
+    return sentences
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

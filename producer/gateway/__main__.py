@@ -8,15 +8,14 @@ from pydantic import ValidationError
 
 from producer.gateway.server import run
 from producer.logs import configure_logs
-from producer.settings import Settings
+from producer.settings import Settings, explain
 
 
 def main() -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        print(f"OCRPOOL_{str(first['loc'][0]).upper()}: {first['msg']}", file=sys.stderr)
+        print(*explain(error), sep="\n", file=sys.stderr)
         return 2
     configure_logs(settings)
     try:

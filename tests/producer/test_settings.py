@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from producer.settings import Settings, as_environment, unknown_variables
+from producer.settings import Settings, as_environment, explain, unknown_variables
 
 
 def test_the_environment_of_a_child_process_gives_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +34,24 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, va
     monkeypatch.setenv(f"OCRPOOL_{name.upper()}", value)
     with pytest.raises(ValidationError):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("OCRPOOL_PDF_DPI", "many", "OCRPOOL_PDF_DPI: Input should be a valid integer"),
+        ("OCRPOOL_REDIS_URL", "localhost", "OCRPOOL_REDIS_URL: the URL of a Redis server, such as redis://"),
+        ("OCRPOOL_LEASE_S", "6", "OCRPOOL_LEASE_S must be at least twice OCRPOOL_LEASE_RENEW_S"),
+    ],
+)
+def test_a_wrong_value_is_explained_by_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    (explained,) = explain(caught.value)
+    assert explained.startswith(sentence)
 
 
 def test_a_misspelt_variable_is_told() -> None:
