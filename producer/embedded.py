@@ -71,7 +71,7 @@ def redis_command(folder: Path, port: int, host: str = "127.0.0.1") -> list[str]
 
 
 class Embedded:
-    """The parts of a pool that this process started. Use as a context: leaving it stops them, last started first."""
+    """The parts of a pool that this process started. Use as a context: leaving it stops them."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -163,12 +163,11 @@ class Embedded:
                 if process.popen.poll() is None:
                     continue
                 self.processes.remove(process)
-                kind, _, number = process.name.partition("-")
-                if kind not in ("worker", "flower"):
+                if process.kind not in ("worker", "flower"):
                     raise Unavailable(f"The {process.name} ended by itself:\n{process.log_tail()}")
                 log.warning("part.ended", name=process.name, status=process.popen.returncode, log=str(process.log_path))
-                if kind == "worker":
-                    self._start_worker(int(number))
+                if process.kind == "worker":
+                    self._start_worker(int(process.name.removeprefix("worker-")))
 
     def stop(self) -> None:
         """Stop what was started: all workers at once, then the others; Redis last, because pages are still written.
@@ -177,14 +176,13 @@ class Embedded:
         """
         grace_s = self.settings.drain_timeout_s + 5
         try:
-            for process in self.processes:
-                if process.name.startswith("worker"):
+            for kinds in (("worker",), ("gateway", "flower"), ("redis",)):
+                parts = [process for process in self.processes if process.kind in kinds]
+                for process in parts:
                     process.ask_to_stop()
-            for process in sorted(
-                self.processes, key=lambda one: (one.name == "redis", not one.name.startswith("worker"))
-            ):
-                process.stop(grace_s)
-                self.processes.remove(process)
+                for process in parts:
+                    process.await_end(grace_s)
+                    self.processes.remove(process)
         except KeyboardInterrupt:
             for process in self.processes:
                 process.kill()
@@ -206,10 +204,6 @@ def remove_abandoned(folder: Path, older_than_s: float) -> None:
             if time.time() - lock_path.stat().st_mtime > older_than_s:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(lock_path.parent, ignore_errors=True)
-
-
-def _stops_after(process: Process) -> int:
-    return {"redis": 2, "worker": 0}.get(process.name.partition("-")[0], 1)
 
 
 @contextmanager

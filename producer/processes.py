@@ -93,12 +93,21 @@ class Process:
     def log_tail(self, lines: int = 12) -> str:
         return "\n".join(self.log().splitlines()[-lines:])
 
-    def ask_to_stop(self) -> None:
-        self.popen.terminate()
+    @property
+    def kind(self) -> str:
+        """`worker` for `worker-2`."""
+        return self.name.partition("-")[0]
 
     def stop(self, grace_s: float) -> None:
         """SIGTERM, and SIGKILL after `grace_s` seconds."""
         self.ask_to_stop()
+        self.await_end(grace_s)
+
+    def ask_to_stop(self) -> None:
+        self.popen.terminate()
+
+    def await_end(self, grace_s: float) -> None:
+        """Wait for the end, and bring it about with SIGKILL after `grace_s` seconds."""
         try:
             self.popen.wait(grace_s)
         except subprocess.TimeoutExpired:
