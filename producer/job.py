@@ -132,6 +132,13 @@ class Span(Contract):
         return [cls(first=n, count=min(span_pages, pages - n + 1)) for n in range(1, pages + 1, span_pages)]
 
 
+#: The unit that counts a document's pages; every other unit is a span.
+PREPARE = "prepare"
+
+#: A unit of work as the queue carries it: job id, unit, lane.
+Unit = tuple[str, str, str]
+
+
 class PrepareMessage(Contract):
     """Asks a worker to count a document's pages."""
 

@@ -36,6 +36,7 @@ from pydantic import TypeAdapter
 
 from producer.errors import Cancelled, DeadlineExceeded, NotFinished, NotFound, PoisonDocument, QueueFull, Unavailable
 from producer.job import (
+    PREPARE,
     ErrorDetail,
     Job,
     JobResult,
@@ -46,19 +47,14 @@ from producer.job import (
     PageOutcome,
     PageResult,
     Span,
+    Unit,
 )
 from producer.settings import Settings
-
-#: The unit that counts a document's pages.
-PREPARE = "prepare"
 
 _OUTCOME: TypeAdapter[PageResult | PageFailure] = TypeAdapter(PageOutcome)
 _EXPIRED = ErrorDetail.of(DeadlineExceeded("The job's deadline passed before all of its pages were read."))
 _CANCELLED = ErrorDetail.of(Cancelled("The job was cancelled."))
 _POISON = ErrorDetail.of(PoisonDocument("The workers that took this page died, three in a row; it is not tried again."))
-
-#: A unit of work as the queue carries it: job id, unit, lane.
-Unit = tuple[str, str, str]
 
 
 class Refusal(StrEnum):

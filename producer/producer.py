@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -34,6 +33,7 @@ class Producer:
         self.settings = settings or Settings()
         self.ledger = ledger or Ledger(self.settings)
         self.blobs: BlobStore = blobs or FolderStore(self.settings.blob_dir)
+        self._publisher = Publisher(self.settings)
 
     def submit(
         self, document: bytes | Path | str, options: ReadOptions | None = None, *, name: str | None = None
@@ -105,13 +105,8 @@ class Producer:
         """The names of the workers that are ready."""
         return list(self.ledger.workers())
 
-    @cached_property
-    def _publisher(self) -> Publisher:
-        return Publisher(self.settings)
-
     def close(self) -> None:
-        if "_publisher" in self.__dict__:
-            self._publisher.close()
+        self._publisher.close()
         self.ledger.close()
 
     def __enter__(self) -> Self:

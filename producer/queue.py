@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Collection
 from typing import Any
 
 import structlog
 
-from producer.job import Lane, PrepareMessage, Span, SpanMessage, to_json
+from producer.job import PREPARE, Lane, PrepareMessage, Span, SpanMessage, Unit, to_json
 from producer.settings import Settings
 
 PREPARE_TASK = "ocrpool.prepare"
@@ -63,35 +64,49 @@ class Publisher:
     """Publishes units of work. Safe to share between threads."""
 
     def __init__(self, settings: Settings) -> None:
-        from celery import Celery  # A third of the time that importing the producer would take.
-
+        self._settings = settings
         self._prefix = queue_prefix(settings)
-        self._celery = Celery("ocrpool.producer", set_as_current=False)
-        self._celery.conf.update(broker_settings(settings))
+        self._lock = threading.Lock()
+        self._app: Any = None
 
-    def publish(self, units: Iterable[tuple[str, str, str]]) -> None:
+    def _celery(self) -> Any:
+        """Made for the first message: Celery is a third of what importing a producer would take."""
+        with self._lock:
+            if self._app is None:
+                from celery import Celery
+
+                self._app = Celery("ocrpool.producer", set_as_current=False)
+                self._app.conf.update(broker_settings(self._settings))
+            return self._app
+
+    def publish(self, units: Collection[Unit]) -> None:
         """Send one message for each `(job id, unit, lane)`.
 
         A broker that cannot be reached is logged and not raised: the units stand in the ledger, and the sweeper
         publishes what nobody claims.
         """
+        if not units:
+            return
         from kombu.exceptions import OperationalError
 
+        celery = self._celery()
         try:
-            with self._celery.producer_pool.acquire(block=True) as producer:
+            with celery.producer_pool.acquire(block=True) as producer:
                 for job_id, unit, lane in units:
                     name, message = _message(job_id, unit)
-                    self._celery.send_task(
+                    celery.send_task(
                         name, kwargs={"message": message}, queue=self._prefix + lane, producer=producer, retry=True
                     )
         except (OperationalError, OSError) as error:
             log.warning("queue.publish_failed", error=str(error))
 
     def close(self) -> None:
-        self._celery.close()
+        with self._lock:
+            if self._app is not None:
+                self._app.close()
 
 
 def _message(job_id: str, unit: str) -> tuple[str, dict[str, Any]]:
-    if unit == "prepare":
+    if unit == PREPARE:
         return PREPARE_TASK, to_json(PrepareMessage(job_id=job_id))
     return READ_SPAN_TASK, to_json(SpanMessage(job_id=job_id, span=Span.parse(unit)))

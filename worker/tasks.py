@@ -14,8 +14,18 @@ import structlog
 from pydantic import ValidationError
 
 from producer.errors import FetchFailed, Internal, JobEnded, NotFound, OcrpoolError, Unavailable
-from producer.job import Contract, ErrorDetail, JobState, PageFailure, PageResult, PrepareMessage, SpanMessage
-from producer.ledger import PREPARE, Claim, Refusal, Unit
+from producer.job import (
+    PREPARE,
+    Contract,
+    ErrorDetail,
+    JobState,
+    PageFailure,
+    PageResult,
+    PrepareMessage,
+    SpanMessage,
+    Unit,
+)
+from producer.ledger import Claim, Refusal
 from worker import metrics
 from worker.leases import Lease
 from worker.station import Station

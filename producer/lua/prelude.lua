@@ -49,6 +49,12 @@ local function forget(id, unit)
   if redis.call('GET', QUARANTINED) == member then redis.call('DEL', QUARANTINED) end
 end
 
+-- Ends the unit: it is in no list, and no fence of it is current.
+local function remove_unit(id, unit)
+  forget(id, unit)
+  redis.call('HDEL', spans_key(id), unit .. ':fence', unit .. ':lane', unit .. ':deaths', unit .. ':worker')
+end
+
 -- The next quarantined unit, if none is being read: {} or {{id, unit, lane}}.
 local function next_quarantined(now)
   local next = redis.call('ZRANGE', waiting_key('quarantine'), 0, 0)[1]

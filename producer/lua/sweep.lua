@@ -31,8 +31,7 @@ local function after_death(id, unit, lane, deaths)
     if deaths < 3 then return again(id, unit, lane) end
     return finalise(id, 'failed', ARGV[5], ttl, now)
   end
-  local spans = spans_key(id)
-  redis.call('HDEL', spans, unit .. ':fence', unit .. ':lane', unit .. ':deaths', unit .. ':worker')
+  remove_unit(id, unit)
   if deaths >= 3 and tonumber(count) == 1 then
     local outcome = cjson.encode({ kind = 'failure', page = tonumber(first), error = cjson.decode(ARGV[5]) })
     return record_page(id, first, outcome, ARGV[5], ttl, now)
@@ -50,11 +49,12 @@ if now - last > tonumber(ARGV[7]) then redis.call('HSET', SWEEPS, 'patient_until
 redis.call('HSET', SWEEPS, 'last', now)
 if now >= tonumber(redis.call('HGET', SWEEPS, 'patient_until') or 0) then
   for _, member in ipairs(due(LEASES, now)) do
-    redis.call('ZREM', LEASES, member)
     local id, unit = string.match(member, '^(%S+) (.+)$')
     local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
-    if redis.call('GET', QUARANTINED) == member then redis.call('DEL', QUARANTINED) end
-    if lane then
+    if not lane then
+      redis.call('ZREM', LEASES, member)
+    else
+      forget(id, unit)
       deaths_counted = deaths_counted + 1
       after_death(id, unit, lane, redis.call('HINCRBY', spans_key(id), unit .. ':deaths', 1))
     end

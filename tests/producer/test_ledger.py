@@ -8,6 +8,7 @@ import pytest
 
 from producer.errors import Cancelled, NotFinished, NotFound, QueueFull
 from producer.job import (
+    PREPARE,
     ErrorDetail,
     Job,
     JobState,
@@ -19,7 +20,7 @@ from producer.job import (
     Timings,
     new_job_id,
 )
-from producer.ledger import PREPARE, Claim, Ledger, Refusal
+from producer.ledger import Claim, Ledger, Refusal
 from producer.settings import Settings
 
 

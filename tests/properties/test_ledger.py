@@ -16,8 +16,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from producer.job import JobState, PageFailure, PageResult
-from producer.ledger import PREPARE, Claim, Ledger, Refusal
+from producer.job import PREPARE, JobState, PageFailure, PageResult
+from producer.ledger import Claim, Ledger, Refusal
 from producer.settings import Settings
 from tests.conftest import assert_every_key_is_owned
 from tests.producer.test_ledger import lapse, make_job, page_failed, page_read

@@ -14,8 +14,8 @@ import httpx
 from producer.gateway.app import create_app
 from producer.gateway.server import GatewayServer
 from producer.gateway.state import Gateway
-from producer.job import ErrorDetail, JobStatus, PageFailure, PageResult, Span, Timings
-from producer.ledger import PREPARE, Claim, Ledger
+from producer.job import PREPARE, ErrorDetail, JobStatus, PageFailure, PageResult, Span, Timings
+from producer.ledger import Claim, Ledger
 from producer.producer import Producer
 from producer.settings import Settings
 
