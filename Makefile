@@ -34,8 +34,8 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
-bench: .venv/installed ## Measure the pool against RapidOCR on this machine
-	$(BIN)/python -m tests.benchmarks
+bench: .venv/installed ## Measure the pool, its stages and its peers on this machine; OPTIONS="--quick" for less
+	$(BIN)/ocrpool bench $(OPTIONS)
 
 lock: ## Pin every dependency anew
 	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 pyproject.toml $(EXTRAS) \

@@ -172,6 +172,15 @@ def gateway() -> None:
     _become("producer.gateway")
 
 
+@app.command(
+    rich_help_panel=RUNNING,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def bench(context: typer.Context) -> None:
+    """Measure the pool against one page at a time and its peers on this machine; `ocrpool bench --help` shows more."""
+    _become("worker.bench", *context.args)
+
+
 @app.command(rich_help_panel=RUNNING)
 def settings(
     markdown: Annotated[bool, typer.Option("--markdown", help="The table of the README.")] = False,

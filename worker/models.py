@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ from typing import Literal
 
 from producer.errors import Unavailable
 from producer.settings import Settings
-from worker.predictors import Predictor, Shape, fake, onnx, paddle
+from worker.predictors import Predictor, Shape, Tensor, fake, onnx, paddle
 
 Runtime = Literal["onnxruntime", "paddle", "fake"]
 
@@ -171,6 +171,15 @@ def build_predictor(model: Model, stage: Stage, shapes: Iterable[Shape], threads
     if model.runtime == "onnxruntime":
         return onnx.OnnxPredictor(model.paths[stage], shapes, threads)
     return paddle.PaddlePredictor(model.paths[stage], shapes, threads)
+
+
+def default_run(model: Model, stage: Stage, *, on_card: bool) -> Callable[[Tensor], Tensor]:
+    """One stage of a model as its runtime runs it by default, whatever the shape. For comparisons only."""
+    if model.runtime == "fake":
+        return fake.OUTPUTS[stage.value]
+    if model.runtime == "onnxruntime":
+        return onnx.default_run(model.paths[stage], on_card=on_card)
+    return paddle.default_run(model.paths[stage], on_card=on_card)
 
 
 def _digest(paths: Iterable[Path]) -> str:

@@ -1,1 +1,1 @@
-"""Measurements, not tests: `make bench` prints them and writes `bench-results/bench.json`."""
+"""Notes and tools for measuring; what `ocrpool bench` runs is `worker/bench/`."""

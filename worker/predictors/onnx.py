@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,22 @@ def _session(path: Path, threads: int) -> Any:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             _sessions[path, threads] = session
         return session
+
+
+def default_run(path: Path, *, on_card: bool) -> Callable[[Tensor], Tensor]:
+    """The file in a session of the runtime's own default options, which takes any shape: what `ocrpool bench` starts
+    from."""
+    import onnxruntime
+
+    providers = ["CPUExecutionProvider"] if not on_card else ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(str(path), providers=providers)
+    name = session.get_inputs()[0].name
+
+    def run(batch: Tensor) -> Tensor:
+        output: Tensor = session.run(None, {name: batch})[0]
+        return output
+
+    return run
 
 
 class OnnxPredictor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -48,6 +48,27 @@ def _create(folder: Path, threads: int) -> Any:
     config.switch_ir_optim(True)
     config.enable_memory_optim()
     return inference.create_predictor(config)
+
+
+def default_run(folder: Path, *, on_card: bool) -> Callable[[Tensor], Tensor]:
+    """The folder in a predictor of Paddle's own default options, which takes any shape: what `ocrpool bench` starts
+    from."""
+    inference = _paddle().inference
+    config = inference.Config(str(folder / "inference.pdmodel"), str(folder / "inference.pdiparams"))
+    config.disable_glog_info()
+    if on_card:
+        config.enable_use_gpu(100, 0)
+    predictor = inference.create_predictor(config)
+    entrance = predictor.get_input_handle(predictor.get_input_names()[0])
+    exit_ = predictor.get_output_handle(predictor.get_output_names()[0])
+
+    def run(batch: Tensor) -> Tensor:
+        entrance.copy_from_cpu(batch)
+        predictor.run()
+        output: Tensor = exit_.copy_to_cpu()
+        return output
+
+    return run
 
 
 class PaddlePredictor:

@@ -1,0 +1,81 @@
+"""The rate of a service that is never without work, and its latency with users who wait."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from worker.bench.document import Trial
+from worker.bench.figures import percentile
+from worker.bench.load import Run, Served, Service, closed_loop
+from worker.bench.search import Held, largest_held
+
+#: Documents for each user of a trial, the first of which meet an empty service.
+_TURNS = 3
+_LEAST_DOCUMENTS = 8
+#: Most users that are tried.
+_MOST_USERS = 4096
+_P95 = 0.05
+
+
+def saturating(service: Service) -> int:
+    """Users who keep the service busy: as many as it reads at a time, and as many who wait."""
+    return 2 * service.width if service.width < 512 else 64
+
+
+def rate(service: Service, pages: Sequence[Path], *, least_s: float, most_s: float) -> Run:
+    """Whole passes of the pages for at least `least_s` seconds; after `most_s`, no more are handed in."""
+    users = saturating(service)
+    run = closed_loop(service, pages, users=users, documents=len(pages), limit_s=most_s)
+    if run.seconds < least_s:
+        passes = math.ceil(least_s / run.seconds)
+        run = closed_loop(service, pages, users=users, documents=passes * len(pages), limit_s=most_s)
+    return run
+
+
+def users_held(
+    service: Service,
+    pages: Sequence[Path],
+    *,
+    bound_s: float,
+    documents_per_s: float,
+    budget_s: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[Held, tuple[Trial, ...]]:
+    """The most users whose p95 stays within the bound, and every trial that was made for it.
+
+    The search starts where a service of that rate without a queue would answer within half of the bound.
+    """
+    trials: list[Trial] = []
+    until = clock() + budget_s
+
+    def holds(users: int) -> bool:
+        documents = max(_LEAST_DOCUMENTS, _TURNS * users)
+
+        def hopeless(served: Sequence[Served]) -> bool:
+            return sum(one.latency_s > bound_s for one in served) > _P95 * documents
+
+        run = closed_loop(service, pages, users=users, documents=documents, hopeless=hopeless, clock=clock)
+        trials.append(trial(users, run))
+        return len(run.served) == documents and percentile(run.latencies_s, 95) <= bound_s
+
+    held = largest_held(
+        holds,
+        start=max(1, int(documents_per_s * bound_s / 2)),
+        limit=_MOST_USERS,
+        expired=lambda: clock() > until,
+    )
+    return held, tuple(sorted(trials, key=lambda one: one.users))
+
+
+def trial(users: int, run: Run) -> Trial:
+    """A run's figures as those of a trial."""
+    return Trial(
+        users=users,
+        documents=len(run.served),
+        documents_per_s=run.documents_per_s,
+        p50_ms=1000 * percentile(run.latencies_s, 50),
+        p95_ms=1000 * percentile(run.latencies_s, 95),
+    )
