@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -178,6 +179,8 @@ def gateway() -> None:
 )
 def bench(context: typer.Context) -> None:
     """Measure the pool against one page at a time and its peers on this machine; `ocrpool bench --help` shows more."""
+    if find_spec("psutil") is None or find_spec("numpy") is None:
+        raise Unavailable("The benchmark is not installed: pip install 'ocrpool[cpu,bench]'.")
     _become("worker.bench", *context.args)
 
 

@@ -25,14 +25,22 @@ def saturating(service: Service) -> int:
     return 2 * service.width if service.width < 512 else 64
 
 
-def rate(service: Service, pages: Sequence[Path], *, least_s: float, most_s: float) -> Run:
+def rate(
+    service: Service,
+    pages: Sequence[Path],
+    *,
+    least_s: float,
+    most_s: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> Run:
     """Whole passes of the pages for at least `least_s` seconds; after `most_s`, no more are handed in."""
-    users = saturating(service)
-    run = closed_loop(service, pages, users=users, documents=len(pages), limit_s=most_s)
-    if run.seconds < least_s:
-        passes = math.ceil(least_s / run.seconds)
-        run = closed_loop(service, pages, users=users, documents=passes * len(pages), limit_s=most_s)
-    return run
+    users, passes = saturating(service), 1
+    while True:
+        documents = passes * len(pages)
+        run = closed_loop(service, pages, users=users, documents=documents, limit_s=most_s, clock=clock)
+        if run.seconds >= least_s or run.seconds >= most_s:
+            return run
+        passes = max(passes + 1, math.ceil(passes * least_s / run.seconds))
 
 
 def users_held(
