@@ -14,7 +14,7 @@ from worker.bench.load import closed_loop
 from worker.bench.meter import GIB, cards
 from worker.bench.plan import Plan
 from worker.bench.pool import pool_service
-from worker.bench.rates import rate, users_held
+from worker.bench.rates import rate, users_held, warm_up
 from worker.bench.services import ChildService, reading
 from worker.bench.telling import Teller
 
@@ -82,7 +82,7 @@ class _CannotRun(OcrpoolError):
 
 def _measure(plan: Plan, service: ChildService, teller: Teller) -> Rung:
     effort, pages = plan.effort, plan.paths
-    closed_loop(service, pages, users=2, documents=2)
+    warm_up(service, pages)
     teller.doing(f"{service.name}: documents/s")
     with service.meter() as meter:
         full = rate(service, pages, least_s=effort.least_s, most_s=effort.most_s)

@@ -14,30 +14,34 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from importlib import import_module
 from typing import Any, TextIO
 
 from producer.logs import configure_logs
 from producer.settings import Settings
 from worker.bench.readers import Reader
 
+#: What makes each kind of reader. A child imports its own alone: a client of the pool needs no OpenCV.
+READERS = {
+    "one-at-a-time": ("baseline", "OneAtATime"),
+    "fixed-shapes": ("baseline", "FixedShapes"),
+    "batched": ("baseline", "Batched"),
+    "recorder": ("ceiling", "Recorder"),
+    "client": ("client", "Client"),
+    "rapidocr": ("peers", "RapidOcr"),
+    "rapidocr-upright": ("peers", "RapidOcrUpright"),
+    "rapidocr-threads": ("peers", "RapidOcrThreads"),
+    "rapidocr-paddle": ("peers", "RapidOcrPaddle"),
+    "paddleocr": ("peers", "PaddleOcr"),
+    "naive-celery": ("naive", "NaiveCelery"),
+}
 
-def _readers() -> Mapping[str, Callable[[], Reader]]:
-    from worker.bench import baseline, ceiling, client, naive, peers
 
-    return {
-        "one-at-a-time": baseline.OneAtATime,
-        "fixed-shapes": baseline.FixedShapes,
-        "batched": baseline.Batched,
-        "recorder": ceiling.Recorder,
-        "client": client.Client,
-        "rapidocr": partial(peers.RapidOcr, orientation=False),
-        "rapidocr-orientation": partial(peers.RapidOcr, orientation=True),
-        "rapidocr-threads": peers.RapidOcrThreads,
-        "rapidocr-paddle": peers.RapidOcrPaddle,
-        "paddleocr": peers.PaddleOcr,
-        "naive-celery": naive.NaiveCelery,
-    }
+def make_reader(kind: str) -> Reader:
+    """Load and warm a reader. Raises `Unavailable` where it cannot run."""
+    module, name = READERS[kind]
+    reader: Reader = getattr(import_module(f"worker.bench.{module}"), name)()
+    return reader
 
 
 def serve(reader: Reader, questions: TextIO, answer: Callable[[Mapping[str, Any]], None]) -> None:
@@ -71,7 +75,7 @@ def main() -> None:
 
     configure_logs(Settings().model_copy(update={"log_level": "ERROR"}))
     try:
-        reader = _readers()[sys.argv[1]]()
+        reader = make_reader(sys.argv[1])
     except Exception as error:
         answer({"ready": False, "error": f"{error}" or type(error).__name__})
         return

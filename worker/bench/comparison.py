@@ -9,10 +9,10 @@ from producer.errors import OcrpoolError
 from worker.bench.corpus import accuracy
 from worker.bench.document import Comparison, Entrant, NotRun
 from worker.bench.figures import paired_ratio
-from worker.bench.load import Run, closed_loop
+from worker.bench.load import Run
 from worker.bench.plan import Plan
 from worker.bench.pool import pool_service
-from worker.bench.rates import rate
+from worker.bench.rates import rate, warm_up
 from worker.bench.services import ChildService, reading
 from worker.bench.telling import Teller
 
@@ -26,8 +26,8 @@ RAPIDOCR_PADDLE = "RapidOCR on Paddle"
 
 #: Each reader's kind and, for the pool, the settings that it runs with.
 PEERS = {
-    RAPIDOCR: "rapidocr-orientation",
-    RAPIDOCR_UPRIGHT: "rapidocr",
+    RAPIDOCR: "rapidocr",
+    RAPIDOCR_UPRIGHT: "rapidocr-upright",
     RAPIDOCR_THREADS: "rapidocr-threads",
     NAIVE_CELERY: "naive-celery",
     PADDLEOCR: "paddleocr",
@@ -60,7 +60,7 @@ def _compare(plan: Plan, teller: Teller, title: str, kinds: dict[str, str], chan
         pool, _ = stack.enter_context(pool_service(POOL, settings, workers=plan.workers, clients=plan.clients))
         services.append(pool)
         for service in services:
-            closed_loop(service, plan.paths, users=2, documents=2)
+            warm_up(service, plan.paths)
         rounds = [_round(plan, services, teller, number) for number in range(plan.effort.rounds)]
     return Comparison(
         title=title,

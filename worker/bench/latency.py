@@ -9,7 +9,7 @@ from worker.bench.figures import Spread
 from worker.bench.load import closed_loop, open_loop, poisson_arrivals
 from worker.bench.plan import Plan
 from worker.bench.pool import MeasuredPool, Samples, mean, pool_service
-from worker.bench.rates import rate
+from worker.bench.rates import rate, warm_up
 from worker.bench.services import ChildService
 from worker.bench.telling import Teller
 
@@ -21,7 +21,7 @@ def latency(plan: Plan, teller: Teller) -> Latency:
     """Idle, never without work, and at parts of that."""
     teller.doing("loading")
     with pool_service("ocrpool", plan.settings, workers=plan.workers, clients=plan.clients) as (service, pool):
-        closed_loop(service, plan.paths, users=2, documents=2)
+        warm_up(service, plan.paths)
         teller.doing("idle")
         first = pool.metrics()
         idle = closed_loop(service, plan.paths, users=1, documents=plan.effort.idle_documents)

@@ -90,8 +90,12 @@ def process_tree(pids: Iterable[int]) -> list[psutil.Process]:
 
 def resident_bytes(pids: Iterable[int]) -> int:
     """Resident memory of the processes and all below them."""
+    return _resident_bytes(process_tree(pids))
+
+
+def _resident_bytes(processes: Iterable[psutil.Process]) -> int:
     total = 0
-    for process in process_tree(pids):
+    for process in processes:
         with suppress(psutil.Error):
             total += process.memory_info().rss
     return total
@@ -153,12 +157,13 @@ class Meter:
         self._usage = Usage(device="card" if self._on_card else "cpu", busy=busy, peak_memory_bytes=self._peak)
 
     def _sample(self) -> None:
+        processes = process_tree(self._pids)  # once: looking for them reads every process of the machine
         while True:
             if self._on_card:
                 self._utilisations.append(_utilisation())
                 memory = card_memory_bytes() - self._before
             else:
-                memory = resident_bytes(self._pids)
+                memory = _resident_bytes(processes)
             self._peak = max(self._peak, memory)
             if self._stop.wait(1 / SAMPLES_PER_S):
                 return

@@ -61,12 +61,20 @@ class RapidOcr(Reader):
     """RapidOCR in a loop, every core inside the call. By default it asks a classifier for the orientation of every
     line; the pool does so on request only."""
 
-    def __init__(self, *, orientation: bool) -> None:
-        self._engine = rapidocr(orientation=orientation)
+    orientation = True
+
+    def __init__(self) -> None:
+        self._engine = rapidocr(orientation=self.orientation)
         self.model = runtime()
 
     def read(self, path: str) -> str:
         return rapidocr_text(self._engine(path))
+
+
+class RapidOcrUpright(RapidOcr):
+    """The same without the classifier: what the pool does, too."""
+
+    orientation = False
 
 
 class RapidOcrThreads(Reader):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,12 @@ _P95 = 0.05
 def saturating(service: Service) -> int:
     """Users who keep the service busy: as many as it reads at a time, and as many who wait."""
     return 2 * service.width if service.width < 512 else 64
+
+
+def warm_up(service: Service, pages: Sequence[Path]) -> None:
+    """A few documents for each of the service's processes, before anything is measured."""
+    documents = min(saturating(service), 2 * len(os.sched_getaffinity(0)))
+    closed_loop(service, pages, users=documents, documents=documents)
 
 
 def rate(

@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from worker.bench.corpus import accuracy
 from worker.bench.document import Ceiling, Lines, Texts
 from worker.bench.figures import paired_ratio
-from worker.bench.load import closed_loop
 from worker.bench.plan import Plan
 from worker.bench.pool import pool_service
-from worker.bench.rates import rate
+from worker.bench.rates import rate, warm_up
 from worker.bench.services import Child
 from worker.bench.telling import Teller
 
@@ -45,7 +44,7 @@ class Recording:
         ceilings, rates = [], []
         teller.doing("pool: loading")
         with pool_service("ocrpool", plan.settings, workers=plan.workers, clients=plan.clients) as (service, _):
-            closed_loop(service, plan.paths, users=2, documents=2)
+            warm_up(service, plan.paths)
             for number in range(effort.rounds):
                 teller.doing("predictors alone")
                 ceilings.append(float(self._child.ask("replay", str(effort.least_s)).result()))
