@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.bench.document import (
+    NOT_ASKED_FOR,
     Ablation,
     Ceiling,
     Comparison,
-    Goal,
     Latency,
     Memory,
     NotRun,
@@ -21,30 +21,31 @@ from worker.bench.document import (
     Texts,
 )
 from worker.bench.meter import GIB
+from worker.bench.plan import Section
 
 
 def tables(report: Report) -> Iterator[Table | Text]:
-    """Everything that was measured, a line for each section that was not, and the goals."""
-    yield (
-        _ablation(report.ablation) if isinstance(report.ablation, Ablation) else _left_out("Ablation", report.ablation)
-    )
-    if isinstance(report.peers, NotRun):
-        yield _left_out("Peers", report.peers)
-    else:
-        yield from (_comparison(one) for one in report.peers)
-    for title, part in (("Latency", report.latency), ("Ceiling", report.ceiling), ("Accuracy", report.accuracy)):
-        if isinstance(part, NotRun):
-            yield _left_out(title, part)
-    if isinstance(report.latency, Latency):
-        yield _latency(report.latency)
-        yield _stages(report.latency)
-    if isinstance(report.ceiling, Ceiling):
-        yield _ceiling(report.ceiling)
-    if isinstance(report.accuracy, Texts):
-        yield _texts(report.accuracy)
-    yield _queue(report.queue) if isinstance(report.queue, QueueCost) else _left_out("Queue", report.queue)
-    yield _memory(report.memory) if isinstance(report.memory, Memory) else _left_out("Memory", report.memory)
-    yield _goals(report.goals)
+    """Everything that was measured, a line for each section that could not be, and the goals."""
+    for section in Section:
+        part: object = getattr(report, section.value)
+        match part:
+            case NotRun(not_run=reason) if reason != NOT_ASKED_FOR:
+                yield Text.assemble((section.value.capitalize(), "bold"), f": not run: {reason}")
+            case Ablation():
+                yield _ablation(part)
+            case tuple():
+                yield from (_comparison(one) for one in report.peers if isinstance(one, Comparison))
+            case Latency():
+                yield from (_latency(part), _stages(part))
+            case Ceiling():
+                yield _ceiling(part)
+            case Texts():
+                yield _texts(part)
+            case QueueCost():
+                yield _queue(part)
+            case Memory():
+                yield _memory(part)
+    yield _goals(report)
 
 
 def _table(title: str, *columns: str, caption: str = "") -> Table:
@@ -52,10 +53,6 @@ def _table(title: str, *columns: str, caption: str = "") -> Table:
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right")
     return table
-
-
-def _left_out(title: str, part: NotRun) -> Text:
-    return Text.assemble((title, "bold"), f": not run: {part.not_run}", style="dim")
 
 
 def _ablation(part: Ablation) -> Table:
@@ -198,10 +195,13 @@ def _megabytes(series: Sequence[int]) -> str:
     return " ".join(f"{one / 1e6:.0f}" for one in series)
 
 
-def _goals(goals: Sequence[Goal]) -> Table:
+def _goals(report: Report) -> Table:
+    """All of them for a whole run; of a part of one, those that it measured."""
     table = _table("Goals", "goal", "wanted", "measured", "")
     marks = {True: Text("met", "green"), False: Text("not met", "red"), None: Text("not measured", "dim")}
-    for goal in goals:
-        measured = goal.measured if goal.met is not None else ""
-        table.add_row(goal.name, goal.wanted, measured, marks[goal.met])
+    whole = all(getattr(report, section.value) != NotRun(not_run=NOT_ASKED_FOR) for section in Section)
+    for goal in report.goals:
+        if whole or goal.met is not None:
+            measured = goal.measured if goal.met is not None else ""
+            table.add_row(goal.name, goal.wanted, measured, marks[goal.met])
     return table
