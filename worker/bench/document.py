@@ -136,6 +136,8 @@ class Lines(Figures):
 class Ceiling(Figures):
     """The predictors alone on what the engine fed them, against the whole pool, in turn."""
 
+    processes: int
+    #: Threads of each process, by stage.
     runners: dict[str, int]
     ceiling_per_s: tuple[float, ...]
     pool_per_s: tuple[float, ...]

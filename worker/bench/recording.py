@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from worker.bench.corpus import accuracy
 from worker.bench.document import Ceiling, Lines, Texts
@@ -18,16 +19,23 @@ from worker.bench.telling import Teller
 
 
 class Recording:
-    """The pages once read alone and once all together, in a process that keeps what its predictors were fed."""
+    """The pages once read alone and once all together, in a process for each of the pool's workers that keeps what its
+    predictors were fed."""
 
-    def __init__(self, plan: Plan, teller: Teller, child: Child) -> None:
-        child.await_ready()
-        self._plan, self._child = plan, child
+    def __init__(self, plan: Plan, teller: Teller, children: Sequence[Child]) -> None:
+        for child in children:
+            child.await_ready()
+        self._plan, self._children = plan, children
         paths = json.dumps([str(path) for path in plan.paths])
         teller.doing("reading each page alone")
-        self._alone: list[list[str]] = child.ask("alone", paths).result()
+        self._alone: list[list[str]] = children[0].ask("alone", paths).result()
         teller.doing("reading all pages together")
-        self._together: list[list[str]] = child.ask("together", paths).result()
+        self._together: list[list[str]] = self._ask_all("together", paths)[0]
+
+    def _ask_all(self, method: str, argument: str) -> list[Any]:
+        """Every child's answer; they work at the same time."""
+        answers = [child.ask(method, argument) for child in self._children]
+        return [answer.result() for answer in answers]
 
     def texts(self) -> Texts:
         """Lines are compared as they were found, page by page: what the detector finds does not depend on others."""
@@ -47,13 +55,14 @@ class Recording:
             warm_up(service, plan.paths)
             for number in range(effort.rounds):
                 teller.doing("predictors alone")
-                ceilings.append(float(self._child.ask("replay", str(effort.least_s)).result()))
+                ceilings.append(sum(map(float, self._ask_all("replay", str(effort.least_s)))))
                 teller.doing("pool")
                 run = rate(service, plan.paths, least_s=effort.least_s, most_s=effort.most_s)
                 rates.append(run.documents_per_s)
                 teller.say(f"round {number + 1}: predictors alone {ceilings[-1]:.2f} pages/s, pool {rates[-1]:.2f}")
-        lines = self._child.ask("lines", "").result()
+        lines = self._children[0].ask("lines", "").result()
         return Ceiling(
+            processes=len(self._children),
             runners=lines["runners"],
             ceiling_per_s=tuple(ceilings),
             pool_per_s=tuple(rates),
@@ -77,8 +86,10 @@ def recording(plan: Plan, teller: Teller) -> Iterator[Recording]:
         Unavailable: the engine cannot run here, or failed.
     """
     teller.doing("loading")
-    child = Child("recorder", plan.settings)
-    try:
-        yield Recording(plan, teller, child)
-    finally:
-        child.stop()
+    with ExitStack() as stack:
+        children = []
+        for _ in range(plan.workers):
+            child = Child("recorder", plan.settings)
+            stack.callback(child.stop)
+            children.append(child)
+        yield Recording(plan, teller, children)

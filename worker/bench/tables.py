@@ -144,9 +144,10 @@ def _stages(part: Latency) -> Table:
 
 
 def _ceiling(part: Ceiling) -> Table:
-    table = _table("The predictors alone, and how lines fill the recogniser", "figure", "value")
     runners = ", ".join(f"{count} for the {stage}" for stage, count in part.runners.items())
-    table.add_row(f"the same tensors replayed, pages/s (threads: {runners})", _median(part.ceiling_per_s))
+    caption = f"threads of {part.processes} process{'' if part.processes == 1 else 'es'}: {runners}"
+    table = _table("The predictors alone, and how lines fill the recogniser", "figure", "value", caption=caption)
+    table.add_row("the same tensors replayed, pages/s", _median(part.ceiling_per_s))
     table.add_row("the whole pool in turn with it, pages/s", _median(part.pool_per_s))
     table.add_row("pool / predictors alone", f"{part.pool_by_ceiling:.2f}", style="bold")
     lines = part.lines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,3 +67,10 @@ def test_every_section_measures_something(
 def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="holds no image"):
         bench.main(["--data", f"{tmp_path}", "--output", f"{tmp_path / 'out'}"])
+
+
+def test_the_command_line_reaches_it() -> None:
+    command = [sys.executable, "-m", "producer.cli", "bench", "--only", "nonsense"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 2
+    assert "sections are ablation, peers, latency, ceiling, accuracy, queue, memory" in ran.stderr
