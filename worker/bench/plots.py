@@ -86,15 +86,20 @@ def _draw_load(report: Report, latency: Latency, path: Path) -> Path:
     left.set(title="Throughput", ylabel="documents/s", xlim=(0, most), ylim=(0, most))
 
     right.axhline(latency.idle.p50_ms / 1000, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    right.annotate("idle p50", (0, latency.idle.p50_ms / 1000), xytext=(4, 4), textcoords="offset points", color=MUTED)
-    for name, colour in (("p50_ms", MAIN), ("p95_ms", SECOND), ("p99_ms", THIRD)):
-        seconds = [getattr(point.latency, name) / 1000 for point in latency.points]
-        right.plot(offered, seconds, "o-", color=colour, linewidth=2)
-        label = name.removesuffix("_ms")
-        right.annotate(
-            label, (offered[-1], seconds[-1]), xytext=(8, 0), textcoords="offset points", color=colour, va="center"
-        )
-    right.set(title="Latency", ylabel="seconds", xlim=(0, most * 1.06))
+    right.annotate(
+        "idle p50",
+        (most, latency.idle.p50_ms / 1000),
+        xytext=(-4, 4),
+        textcoords="offset points",
+        color=MUTED,
+        ha="right",
+    )
+    # The largest marker lies lowest: of few documents, p99 and p95 are one.
+    for name, colour, size in (("p99", THIRD, 9), ("p95", SECOND, 6.5), ("p50", MAIN, 6)):
+        seconds = [getattr(point.latency, f"{name}_ms") / 1000 for point in latency.points]
+        right.plot(offered, seconds, "o-", color=colour, linewidth=2, markersize=size, label=name)
+    right.legend(loc="upper left", frameon=True, facecolor="white", edgecolor="none", framealpha=0.9)
+    right.set(title="Latency", ylabel="seconds", xlim=(0, most))
     right.set_ylim(bottom=0)
     for axes in (left, right):
         axes.set_xlabel("documents/s offered (Poisson)")

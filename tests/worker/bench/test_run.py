@@ -35,7 +35,8 @@ def test_every_section_measures_something(
     monkeypatch.setenv("OCRPOOL_PREDICTOR", "fake")
     sections = "ablation,latency,ceiling,accuracy,queue,memory"
 
-    bench.main(["--quick", "--only", sections, "--data", f"{tmp_path / 'data'}", "--output", f"{tmp_path}"])
+    folders = ["--data", f"{tmp_path / 'data'}", "--output", f"{tmp_path}"]
+    bench.main(["--quick", "--only", sections, "--bound-s", "0.05", "--users", "1", *folders])
 
     report = Report.model_validate_json((tmp_path / "bench.json").read_text())
     assert isinstance(report.ablation, Ablation)
