@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -13,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import psutil
 from rich.console import Console
@@ -193,6 +194,10 @@ def _show(report: Report, console: Console, folder: Path) -> None:
         console.print(f"wrote {path}", soft_wrap=True)
 
 
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(sys.argv[1:] if arguments is None else arguments)
     console = Console(highlight=False, emoji=False)
@@ -202,6 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.show:
         _show(Report.model_validate_json(options.show.read_text(encoding="utf-8")), console, options.output)
         return
+    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: every part is stopped in order
     try:
         with tempfile.TemporaryDirectory(prefix="ocrpool-bench-") as scratch:
             plan = _plan(options, Path(scratch))
