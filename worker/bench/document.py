@@ -65,6 +65,8 @@ class Ablation(Figures):
     bound_s: float
     #: Users of the mean latency.
     users: int
+    #: Of documents/s and device busy, each the median.
+    rounds: int
     rungs: tuple[Rung | NotRun, ...]
 
 

@@ -27,7 +27,7 @@ class Usage(Figures):
     #: `card`: NVML's utilisation, averaged. `cpu`: CPU time of all processes by that of all cores.
     device: str
     busy: float
-    #: Of the device: memory of the cards beyond what lay there before, or resident memory of all processes.
+    #: Of the device: memory of the cards beyond that of others, or resident memory of all processes.
     peak_memory_bytes: int
 
 
@@ -116,15 +116,13 @@ class Meter:
     Args:
         pids: The roots of the service's processes.
         on_card: Whether the service's models run on the cards.
-        card_memory_before: Memory in use on the cards before the service was there.
+        own_card_bytes: Memory of the cards that the service took when it was loaded.
     """
 
-    def __init__(
-        self, pids: Iterable[int], *, on_card: bool, card_memory_before: int, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, pids: Iterable[int], *, on_card: bool, own_card_bytes: int, clock: Callable[[], float]) -> None:
         self._pids = list(pids)
         self._on_card = on_card and bool(cards())
-        self._before = card_memory_before
+        self._own_card_bytes = own_card_bytes
         self._clock = clock
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="meter", daemon=True)
@@ -140,6 +138,7 @@ class Meter:
         return self._usage
 
     def __enter__(self) -> Self:
+        self._others_bytes = card_memory_bytes() - self._own_card_bytes
         self._started = self._clock()
         self._cpu_before = _cpu_seconds(self._pids)
         self._thread.start()
@@ -161,7 +160,7 @@ class Meter:
         while True:
             if self._on_card:
                 self._utilisations.append(_utilisation())
-                memory = card_memory_bytes() - self._before
+                memory = card_memory_bytes() - self._others_bytes
             else:
                 memory = _resident_bytes(processes)
             self._peak = max(self._peak, memory)

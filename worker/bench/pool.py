@@ -93,7 +93,12 @@ def pool_service(
         for child in children:
             child.await_ready()
         service = ChildService(
-            name, children, model=pool.model, width=pool.width, pids=pool.pids, card_memory_before=before
+            name,
+            children,
+            model=pool.model,
+            width=pool.width,
+            pids=pool.pids,
+            own_card_bytes=card_memory_bytes() - before,
         )
         yield service, pool
 

@@ -136,14 +136,14 @@ class ChildService:
         model: str,
         width: int,
         pids: Sequence[int],
-        card_memory_before: int,
+        own_card_bytes: int,
     ) -> None:
         self.name = name
         self.width = width
         self.model = model
         #: The roots of the processes that do the work.
         self.pids = tuple(pids)
-        self._card_memory_before = card_memory_before
+        self._own_card_bytes = own_card_bytes
         self._children = children
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
 
@@ -159,9 +159,7 @@ class ChildService:
 
     def meter(self) -> Meter:
         """A meter of the processes that do the work."""
-        return Meter(
-            self.pids, on_card=on_card(self.model), card_memory_before=self._card_memory_before, clock=time.monotonic
-        )
+        return Meter(self.pids, on_card=on_card(self.model), own_card_bytes=self._own_card_bytes, clock=time.monotonic)
 
 
 def _answer(number: int, future: Future[Any]) -> Answer:
@@ -186,7 +184,7 @@ def reading(name: str, kind: str, settings: Settings) -> Iterator[ChildService]:
             model=ready["model"],
             width=ready["width"],
             pids=[child.pid],
-            card_memory_before=before,
+            own_card_bytes=card_memory_bytes() - before,
         )
     finally:
         child.stop()

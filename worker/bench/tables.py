@@ -57,8 +57,8 @@ def _table(title: str, *columns: str, caption: str = "") -> Table:
 
 def _ablation(part: Ablation) -> Table:
     caption = (
-        f"latency: mean, {part.users} users; users held: p95 within {part.bound_s:g} s, + where the search's time was "
-        "up; memory: at its peak"
+        f"medians of {part.rounds} interleaved rounds; memory at its peak; latency: mean of {part.users} users; users "
+        f"held: p95 within {part.bound_s:g} s, + where the search's time was up"
     )
     table = _table(
         "The stages, added one by one",

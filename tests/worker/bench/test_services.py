@@ -50,7 +50,7 @@ def test_a_reader_that_cannot_run_says_why(tmp_path: Path) -> None:
 def test_busy_is_the_cpu_time_of_all_processes_by_that_of_all_cores() -> None:
     times = iter([0.0, 0.5])
     started = time.process_time()
-    with Meter([os.getpid()], on_card=False, card_memory_before=0, clock=lambda: next(times)) as meter:
+    with Meter([os.getpid()], on_card=False, own_card_bytes=0, clock=lambda: next(times)) as meter:
         while time.process_time() - started < 0.2:
             pass
     assert meter.usage.device == "cpu"
