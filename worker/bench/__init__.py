@@ -1,9 +1,10 @@
 """`ocrpool bench`: the pool, what it is built of, and its peers, measured side by side in one run.
 
-__main__      options, sections in order, and what is printed
-  ablation comparison latency ceiling null_engine        one section each
-    load, search                                         closed and open loops, on a clock that is a parameter
-      services    a reader in a process of its own       -> child -> readers: baseline, engine, peers, client
-      meter       what it keeps busy, and the memory it takes
-  document -> goals, tables, plots                       the figures, and how they are shown
+__main__                                                  options, the sections in order, what is printed and written
+  ablation comparison latency recording null_engine       one or two sections each
+    rates -> load, search                                 closed and open loops, on a clock that is a parameter
+    pool, services -> child                               readers in processes of their own, asked by JSON lines:
+      baseline ceiling peers naive client                   the rungs, the recorder, the peers, a user of the pool
+    meter                                                 what they keep busy, and the memory that they take
+  document -> goals, tables, plots                        the figures, and how they are shown
 """

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -190,6 +191,9 @@ def _show(report: Report, console: Console, folder: Path) -> None:
     for table in tables(report):
         console.print(table)
         console.print()
+    if find_spec("matplotlib") is None:
+        console.print("no plots: the package matplotlib is not installed")
+        return
     for path in draw(report, folder):
         console.print(f"wrote {path}", soft_wrap=True)
 

@@ -129,4 +129,4 @@ def test_a_search_out_of_time_says_so() -> None:
     service = Simulated(0.2)
     held, trials = users_held(service, PAGES, bound_s=5.0, documents_per_s=5.0, budget_s=1.0, clock=service.clock)
     assert len(trials) == 1
-    assert (held.largest, held.settled) == (12, False)
+    assert (held.largest, held.settled) == (18, False)
