@@ -57,6 +57,7 @@ class Batcher(Generic[Bucket, In, Out]):
         capacity: Items that may wait; `submit` blocks beyond it.
         upstream: How many things may still submit an item. Call `notify` when it falls. Called with the batcher's lock
             held: it must be quick, and `notify` must not be called with a lock held that it takes.
+        prepare: For each runner, what its own thread does before it takes its first batch.
         clock: Seconds that only grow. Deadlines are on this clock.
         observer: Gets a record of each batch, in the runner's thread.
     """
@@ -70,6 +71,7 @@ class Batcher(Generic[Bucket, In, Out]):
         max_delay_s: float,
         capacity: int,
         upstream: Callable[[], int] = lambda: 0,
+        prepare: Sequence[Callable[[], None]] = (),
         clock: Callable[[], float] = time.monotonic,
         observer: BatchObserver | None = None,
     ) -> None:
@@ -94,12 +96,18 @@ class Batcher(Generic[Bucket, In, Out]):
             threading.Thread(target=self._serve, args=(number, runner), name=f"{name}-{number}", daemon=True)
             for number, runner in enumerate(runners)
         ]
+        self._preparing = [(one, Future[None]()) for one in prepare or [lambda: None] * len(runners)]
 
     def start(self) -> None:
-        """Start the runner threads."""
+        """Start the runner threads, one after the other, each once the one before it is prepared.
+
+        Raises:
+            Exception: what a runner's preparation raised.
+        """
         self._started = True
-        for thread in self._threads:
+        for thread, (_, prepared) in zip(self._threads, self._preparing, strict=True):
             thread.start()
+            prepared.result()
 
     def stop(self) -> None:
         """Refuse new items and let the queued ones run without waiting for company. Returns at once."""
@@ -184,6 +192,13 @@ class Batcher(Generic[Bucket, In, Out]):
 
     def _serve(self, number: int, runner: Callable[[Bucket, list[In]], Sequence[Out]]) -> None:
         batch: list[Entry[Bucket, In, Out]] = []
+        prepare, prepared = self._preparing[number]
+        try:
+            prepare()
+        except BaseException as error:
+            prepared.set_exception(error)
+            return
+        prepared.set_result(None)
         try:
             while batch := self._next_batch():
                 self._run(number, runner, batch)

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -61,12 +61,10 @@ class BatchedStage(Generic[In, Out]):
             max_delay_s=settings.max_delay_ms / 1000,
             capacity=settings.pages_in_flight * _LINES_PER_PAGE,
             upstream=lambda: self._coming,
+            # In the thread that will run it: what ONNX Runtime records on a card belongs to the thread.
+            prepare=[predictor.warm_up for predictor in predictors],
             observer=observer,
         )
-
-    def warm_up(self) -> None:
-        with ThreadPoolExecutor(len(self._predictors)) as pool:
-            list(pool.map(lambda predictor: predictor.warm_up(), self._predictors))
 
     def load(self, pixels: Pixels) -> Page:
         """Bring a page to where the stage's batches are made.
@@ -197,7 +195,6 @@ class PpOcr:
 
     def start(self) -> None:
         for stage in self.stages:
-            stage.warm_up()
             stage.batcher.start()
 
     def stop(self) -> None:

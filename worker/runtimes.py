@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from producer.errors import Unavailable
 from producer.settings import Settings
@@ -59,6 +59,9 @@ def build_predictor(model: Model, stage: Stage, shapes: Iterable[Shape], executi
         return paddle.PaddlePredictor(model.paths[stage], stage, shapes, execution.threads)
     if execution.device == "cpu":
         return onnx.OnnxPredictor(model.paths[stage], stage, shapes, execution.threads)
+    if stage is Stage.ORIENTATION:
+        # Small enough either way, and in float16 some of its nodes would have to run on the CPU.
+        execution = replace(execution, half=False)
     return onnx.OnnxCardPredictor(model.paths[stage], stage, shapes, execution)
 
 
