@@ -16,6 +16,8 @@ from producer.settings import Settings
 from worker.predictors import Predictor, Shape, Tensor
 from worker.tensors import Bucket, Pixels, assemble, batch_size
 
+#: Probabilities travel as whole numbers up to this.
+CERTAIN = 255
 #: A pixel of the map belongs to text above this probability.
 PIXEL_THRESHOLD = 0.3
 #: A box is kept if its pixels' mean probability reaches this. Lower than PP-OCR's 0.5 to 0.6: faint print is read more
@@ -27,6 +29,9 @@ UNCLIP_RATIO = 1.6
 MAX_BOXES = 1000
 #: Shortest side of a box in pixels of the map, before and after it grows.
 MIN_SIDE, MIN_GROWN_SIDE = 3, 5
+#: A box's mean is taken over so many points along its first side and its second, evenly spread inside it. On receipts
+#: this keeps the same boxes as the mean over every pixel does; asking OpenCV box by box would cost more than all else.
+GRID = (16, 16)
 #: Shortest side of a quad in pixels of the page.
 MIN_PAGE_SIDE = 3
 #: Small pages are enlarged up to this; beyond it they only cost more.
@@ -38,6 +43,8 @@ LEAST_AREA, MOST_AREA = 480_000, 900_000
 DENSE_AREA = 0.1
 
 Quads = NDArray[np.float32]
+#: A probability for each pixel, times 255: `uint8[h, w]`.
+Map = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -80,13 +87,13 @@ class Detector:
         scaled = page if size == (width, height) else cv2.resize(page, size, interpolation=interpolation)
         return DetectorInput(np.asarray(scaled, np.uint8), height, width), bucket
 
-    def run(self, predictor: Predictor, bucket: Bucket, items: Sequence[DetectorInput]) -> list[Tensor]:
-        """One probability map `float32[h, w]` for each item, cut to the item's own size."""
+    def run(self, predictor: Predictor, bucket: Bucket, items: Sequence[DetectorInput]) -> list[Map]:
+        """One probability map for each item, cut to the item's own size."""
         batch = assemble([item.pixels for item in items], batch_size(self._batches, len(items)), bucket)
         maps = predictor.run(batch)
-        return [maps[n, 0, : item.pixels.shape[0], : item.pixels.shape[1]] for n, item in enumerate(items)]
+        return [as_map(maps[n, 0, : item.pixels.shape[0], : item.pixels.shape[1]]) for n, item in enumerate(items)]
 
-    def finish(self, probabilities: Tensor, item: DetectorInput) -> Quads:
+    def finish(self, probabilities: Map, item: DetectorInput) -> Quads:
         """The quads of the page's text lines: `float32[N, 4, 2]`, (x, y) in pixels of the page.
 
         Corners run clockwise from the top left; the edges lie at most 45 degrees off the page's, so a line that runs
@@ -101,15 +108,30 @@ class Detector:
         return np.ascontiguousarray(quads[(sides > MIN_PAGE_SIDE).all(axis=1)])
 
 
-def _boxes(probabilities: Tensor) -> Quads:
+def _points_inside() -> NDArray[np.float32]:
+    """`float32[3, N]`: the points of the grid as 1 and their way from the centre in sides, -0.5 to 0.5."""
+    along, across = ((np.arange(points) + 0.5) / points - 0.5 for points in GRID)
+    u, v = np.meshgrid(along, across)
+    return np.stack((np.ones(u.size), u.ravel(), v.ravel())).astype(np.float32)
+
+
+_INSIDE = _points_inside()
+_TWO_BY_TWO = np.ones((2, 2), np.uint8)
+
+
+def as_map(probabilities: Tensor) -> Map:
+    """`float32[h, w]`, 0 to 1, as a map."""
+    return np.asarray(cv2.convertScaleAbs(probabilities, alpha=CERTAIN), np.uint8)
+
+
+def _boxes(probabilities: Map) -> Quads:
     """Rotated rectangles around the map's text, as quads in its own pixels."""
-    text = cv2.dilate((probabilities > PIXEL_THRESHOLD).view(np.uint8), np.ones((2, 2), np.uint8))
-    contours, _ = cv2.findContours(text, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    _, text = cv2.threshold(probabilities, PIXEL_THRESHOLD * CERTAIN, 1, cv2.THRESH_BINARY)
+    contours, _ = cv2.findContours(cv2.dilate(text, _TWO_BY_TWO), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     rectangles = np.array([_flat(cv2.minAreaRect(contour)) for contour in contours[:MAX_BOXES]], np.float32)
     rectangles = rectangles.reshape(-1, 5)
     rectangles = rectangles[rectangles[:, 2:4].min(axis=1, initial=np.inf) >= MIN_SIDE]
-    scores = np.array([_mean_inside(probabilities, quad) for quad in _corners(rectangles)])
-    rectangles = rectangles[scores >= BOX_THRESHOLD]
+    rectangles = rectangles[_means_inside(probabilities, rectangles) >= BOX_THRESHOLD * CERTAIN]
     sides = rectangles[:, 2:4]
     # A rectangle that grows by the same distance on each side stays a rectangle: no polygon clipping is needed.
     sides += UNCLIP_RATIO * sides.prod(axis=1, keepdims=True) / sides.sum(axis=1, keepdims=True)
@@ -135,11 +157,15 @@ def _corners(rectangles: NDArray[np.float32]) -> Quads:
     return np.stack(corners, axis=1).astype(np.float32)
 
 
-def _mean_inside(probabilities: Tensor, quad: NDArray[np.float32]) -> float:
-    """The mean of the map inside a quad."""
-    limit = np.array(probabilities.shape[::-1]) - 1
-    low = np.clip(np.floor(quad.min(axis=0)).astype(int), 0, limit)
-    high = np.clip(np.ceil(quad.max(axis=0)).astype(int), 0, limit) + 1
-    mask = np.zeros((high - low)[::-1], np.uint8)
-    cv2.fillPoly(mask, [(quad - low).astype(np.int32)], (1,))
-    return cv2.mean(probabilities[low[1] : high[1], low[0] : high[0]], mask)[0]
+def _means_inside(probabilities: Map, rectangles: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The mean of the map inside each rectangle, 0 to 255."""
+    angle = np.deg2rad(rectangles[:, 4])
+    # Dilation moved the text's middle by half a pixel; the sides run through the middles of the outermost pixels.
+    centre, sides = rectangles[:, :2] - 0.5, rectangles[:, 2:4] + 1
+    along, across = sides[:, 0], sides[:, 1]
+    x = np.stack((centre[:, 0], along * np.cos(angle), -across * np.sin(angle)), axis=1) @ _INSIDE
+    y = np.stack((centre[:, 1], along * np.sin(angle), across * np.cos(angle)), axis=1) @ _INSIDE
+    height, width = probabilities.shape
+    columns = np.rint(x).clip(0, width - 1).astype(np.intp)
+    rows = np.rint(y).clip(0, height - 1).astype(np.intp)
+    return np.asarray(probabilities[rows, columns].mean(axis=1), np.float64)

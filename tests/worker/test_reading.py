@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.job import Line
-from worker.reading import arrange, as_quad, order
+from worker.reading import arrange, as_quads, order
 
 Box = tuple[float, float, float, float]
 
@@ -84,7 +84,7 @@ def test_a_page_on_its_head_is_read_in_order() -> None:
 
 
 def test_text_has_one_row_a_line() -> None:
-    lines = [Line(quad=as_quad(quad), text=f"w{n}", score=1) for n, quad in enumerate(RECEIPT[::-1])]
+    lines = [Line(quad=quad, text=f"w{n}", score=1) for n, quad in enumerate(as_quads(RECEIPT[::-1]))]
 
     ordered, text = arrange(lines)
 
