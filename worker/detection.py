@@ -31,7 +31,7 @@ MAX_BOXES = 1000
 MIN_SIDE, MIN_GROWN_SIDE = 3, 5
 #: A box's mean is taken over so many points along its first side and its second, evenly spread inside it. On receipts
 #: this keeps the same boxes as the mean over every pixel does; asking OpenCV box by box would cost more than all else.
-GRID = (16, 16)
+GRID = (32, 16)
 #: Shortest side of a quad in pixels of the page.
 MIN_PAGE_SIDE = 3
 #: Small pages are enlarged up to this; beyond it they only cost more.
@@ -160,12 +160,11 @@ def _corners(rectangles: NDArray[np.float32]) -> Quads:
 def _means_inside(probabilities: Map, rectangles: NDArray[np.float32]) -> NDArray[np.float64]:
     """The mean of the map inside each rectangle, 0 to 255."""
     angle = np.deg2rad(rectangles[:, 4])
-    # Dilation moved the text's middle by half a pixel; the sides run through the middles of the outermost pixels.
-    centre, sides = rectangles[:, :2] - 0.5, rectangles[:, 2:4] + 1
-    along, across = sides[:, 0], sides[:, 1]
+    # Dilation moved the text's middle by half a pixel, just as far as truncation below moves the points. The sides run
+    # through the middles of the outermost pixels.
+    centre, along, across = rectangles[:, :2], rectangles[:, 2] + 1, rectangles[:, 3] + 1
     x = np.stack((centre[:, 0], along * np.cos(angle), -across * np.sin(angle)), axis=1) @ _INSIDE
     y = np.stack((centre[:, 1], along * np.sin(angle), across * np.cos(angle)), axis=1) @ _INSIDE
     height, width = probabilities.shape
-    columns = np.rint(x).clip(0, width - 1).astype(np.intp)
-    rows = np.rint(y).clip(0, height - 1).astype(np.intp)
-    return np.asarray(probabilities[rows, columns].mean(axis=1), np.float64)
+    pixels = y.astype(np.int32).clip(0, height - 1) * width + x.astype(np.int32).clip(0, width - 1)
+    return np.asarray(probabilities.ravel().take(pixels).mean(axis=1), np.float64)
