@@ -92,6 +92,13 @@ def test_text_has_one_row_a_line() -> None:
     assert [line.text for line in ordered] == text.split()
 
 
+def test_quads_become_plain_numbers_to_a_tenth_of_a_pixel() -> None:
+    quads = np.array([[(0.04, 1.26), (9.96, 1.5), (10, 4), (0, 3.14159)]], np.float32)
+
+    assert as_quads(quads) == [((0.0, 1.3), (10.0, 1.5), (10.0, 4.0), (0.0, 3.1))]
+    assert as_quads(np.empty((0, 4, 2), np.float32)) == []
+
+
 def test_a_page_without_lines_has_no_text() -> None:
     assert arrange([]) == ((), "")
 
