@@ -119,9 +119,6 @@ class Settings(BaseSettings):
     result_ttl_s: float = Field(
         86_400, gt=0, le=30 * 86_400, description="A finished job and its result are kept this long."
     )
-    broker_visibility_timeout_s: int = Field(
-        1800, ge=60, description="Backstop of the broker; the leases act long before."
-    )
     drain_timeout_s: float = Field(
         60, gt=0, le=3600, description="Time that `ocrpool up` gives a stopping worker for its pages."
     )

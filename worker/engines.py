@@ -21,7 +21,7 @@ from worker.detection import Detector, Quads
 from worker.orientation import Orientation, settle
 from worker.predictors import Predictor, Shape, Stage
 from worker.rasterise import RasterPage
-from worker.reading import arrange, as_quad
+from worker.reading import arrange, as_quads
 from worker.recognition import LineInput, LineText, Recogniser
 from worker.runtimes import build_predictor, choose
 from worker.tensors import Bucket, Page, Pixels
@@ -258,8 +258,8 @@ class _PpOcrPassage:
         self.at_recogniser()
         texts = [answer.result() for answer in answers]
         return [
-            Line(quad=as_quad(quad), text=read.text, score=min(1.0, read.score), angle=angle)
-            for quad, read, angle in zip(quads, texts, angles, strict=True)
+            Line(quad=quad, text=read.text, score=min(1.0, read.score), angle=angle)
+            for quad, read, angle in zip(as_quads(quads), texts, angles, strict=True)
             if read.text and read.score >= self.options.min_score
         ]
 
