@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from producer.cards import in_flight
 from producer.job import Line, PageResult, ReadOptions, Timings
 from producer.settings import Settings
 from worker import metrics
@@ -56,7 +57,7 @@ class BatchedStage(Generic[In, Out]):
             [partial(run, predictor) for predictor in predictors],
             max_batch=max_batch,
             max_delay_s=settings.max_delay_ms / 1000,
-            capacity=settings.pages_in_flight * _LINES_PER_PAGE,
+            capacity=in_flight(settings).pages * _LINES_PER_PAGE,
             upstream=lambda: self._coming,
             observer=observer,
         )
