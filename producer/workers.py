@@ -89,6 +89,7 @@ class Workers:
             self.start()
             while not stop.wait(poll_s):
                 self.tend()
+            log.info("workers.drain", workers=len(self.processes))
         finally:
             self.stop()
 
@@ -108,6 +109,7 @@ class Workers:
                 with suppress(Unavailable):  # Redis is away; the worker waits for it as well.
                     if self._ledger.is_ready(seat.node):
                         self._note_ready(seat)
+                        log.info("worker.started", name=seat.plan.name, node=seat.node)
         if not self._any_was_ready and len(self._ended) == len(self._seats):
             raise Unavailable("No worker could start: their last lines say why.")
 
@@ -117,7 +119,6 @@ class Workers:
         A KeyboardInterrupt meanwhile ends every one at once. What was being read is read again by another worker.
         """
         until = self._clock() + self._settings.drain_timeout_s
-        log.info("workers.drain", workers=len(self.processes))
         try:
             for process in self.processes:
                 process.ask_to_stop()
@@ -145,7 +146,6 @@ class Workers:
     def _note_ready(self, seat: _Seat) -> None:
         seat.backoff.ready()
         self._any_was_ready = True
-        log.info("worker.started", name=seat.plan.name, node=seat.node)
 
     def _note_end(self, seat: _Seat, process: Process) -> None:
         seat.process = None
