@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -118,6 +120,13 @@ def test_nvml_tells_a_card_and_the_cpus_near_it(monkeypatch: pytest.MonkeyPatch)
     assert card == Card("GPU-1", "NVIDIA H200", 141 << 30, 0, near)
     assert part == Card("MIG-1", "NVIDIA H200", 141 << 30, None, near)
     assert not find_cards({"CUDA_VISIBLE_DEVICES": "MIG-2"}).cards
+
+
+def test_the_stand_in_is_called_as_nvml_is() -> None:
+    real, stand_in = import_module("pynvml"), nvml()
+    for name, value in vars(stand_in).items():
+        if name.startswith("nvml"):
+            inspect.signature(getattr(real, name)).bind(*inspect.signature(value).parameters)
 
 
 def test_nvml_that_is_not_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
