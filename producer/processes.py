@@ -43,7 +43,8 @@ def listens(host: str, port: int) -> bool:
 
 def ended_by(returncode: int) -> str:
     """`status 1`, or the name of the signal that ended the process."""
-    return f"status {returncode}" if returncode >= 0 else signal.Signals(-returncode).name
+    named = {number.value: number.name for number in signal.Signals}
+    return f"status {returncode}" if returncode >= 0 else named.get(-returncode, f"signal {-returncode}")
 
 
 def asked_to_stop() -> threading.Event:
@@ -115,7 +116,7 @@ class Process:
         end = time.monotonic() + timeout_s
         while not ready():
             if self.popen.poll() is not None:
-                raise Unavailable(f"The {self.name} ended with status {self.popen.returncode}:\n{self.log_tail()}")
+                raise Unavailable(f"The {self.name} ended ({ended_by(self.popen.returncode)}):\n{self.log_tail()}")
             if time.monotonic() > end:
                 raise Unavailable(f"The {self.name} was not ready within {timeout_s:.0f} s:\n{self.log_tail()}")
             time.sleep(_POLL_S)
