@@ -133,6 +133,11 @@ def find_cards(
     return FoundCards((), hidden)
 
 
+def cards_for(settings: Settings) -> FoundCards:
+    """The cards that workers with these settings may use, or why there are none."""
+    return FoundCards((), "OCRPOOL_DEVICE is cpu") if settings.device == "cpu" else find_cards()
+
+
 def _named(entries: Sequence[str], cards: Sequence[Card], driver: Driver) -> list[Card]:
     """What follows an entry that names no card is not seen: CUDA reads the list so."""
     seen: list[Card] = []
@@ -164,7 +169,7 @@ ON_CPU, BESIDE_A_CARD = InFlight(spans=8, pages=16), InFlight(spans=64, pages=64
 
 def in_flight(settings: Settings) -> InFlight:
     """What the settings say; where they are 0, what suits this process's device."""
-    fitting = BESIDE_A_CARD if _beside_a_card() else ON_CPU
+    fitting = BESIDE_A_CARD if settings.device != "cpu" and _beside_a_card() else ON_CPU
     return InFlight(settings.spans_in_flight or fitting.spans, settings.pages_in_flight or fitting.pages)
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from producer.cards import VISIBLE, Card, find_cards
+from producer.cards import VISIBLE, Card, cards_for
 from producer.cpus import Cpus, cores, split
 from producer.settings import Settings
 
@@ -44,7 +44,7 @@ class WorkerPlan:
         if self.card is not None:
             own[VISIBLE] = self.card.uuid
         elif self.hides_cards:
-            own[VISIBLE] = ""
+            own |= {VISIBLE: "", "OCRPOOL_DEVICE": "cpu"}
         return own
 
 
@@ -100,11 +100,11 @@ def plan_for_this_machine(settings: Settings, workers: int | None = None) -> Poo
     of = cores(os.sched_getaffinity(0))
     if workers is not None:
         return PoolPlan(plan_workers(settings, of, workers=workers), "--workers asks for the CPU alone")
-    found = find_cards()
+    found = cards_for(settings)
     return PoolPlan(plan_workers(settings, of, found.cards), found.reason)
 
 
 def one_worker(settings: Settings) -> tuple[WorkerPlan, ...]:
     """A plan of one worker, beside the first card if there is one, with all the cores that are near."""
     alone = settings.model_copy(update={"workers_per_card": 1})
-    return plan_workers(alone, cores(os.sched_getaffinity(0)), find_cards().cards[:1])
+    return plan_workers(alone, cores(os.sched_getaffinity(0)), cards_for(settings).cards[:1])

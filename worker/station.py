@@ -8,7 +8,7 @@ import socket
 import structlog
 
 from producer.blobs import BlobStore, FolderStore
-from producer.cards import find_cards, in_flight
+from producer.cards import cards_for, in_flight
 from producer.cpus import as_ranges
 from producer.errors import Unavailable
 from producer.ledger import Ledger
@@ -50,7 +50,7 @@ class Station:
 
     def start(self) -> None:
         """Load and warm everything. The worker takes no message before this has returned."""
-        found = find_cards()
+        found = cards_for(self.settings)
         cards = "; ".join(map(str, found.cards)) or f"none: {found.reason}"
         log.info("worker.starts", name=self.name, cards=cards, cpus=as_ranges(os.sched_getaffinity(0)))
         self.rasteriser.start()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from producer import cards
-from producer.cards import BESIDE_A_CARD, ON_CPU, Card, Driver, InFlight, find_cards, in_flight
+from producer.cards import BESIDE_A_CARD, ON_CPU, Card, Driver, FoundCards, InFlight, cards_for, find_cards, in_flight
 from producer.errors import Unavailable
 from producer.settings import Settings
 
@@ -72,7 +72,7 @@ def test_the_variable_picks_and_orders_the_cards_as_in_cuda(visible: str | None,
 
 
 def test_a_machine_without_driver_has_no_cards_and_says_why() -> None:
-    assert find_cards({}, no_driver) == cards.FoundCards((), "no driver here")
+    assert find_cards({}, no_driver) == FoundCards((), "no driver here")
 
 
 def nvml(**changes: Any) -> ModuleType:
@@ -129,6 +129,13 @@ def test_the_stand_in_is_called_as_nvml_is() -> None:
             inspect.signature(getattr(real, name)).bind(*inspect.signature(value).parameters)
 
 
+def test_a_pool_that_shall_use_the_cpu_has_no_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", nvml())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert len(cards_for(Settings()).cards) == 1
+    assert cards_for(Settings(device="cpu")) == FoundCards((), "OCRPOOL_DEVICE is cpu")
+
+
 def test_nvml_that_is_not_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     library = nvml()
 
@@ -145,5 +152,6 @@ def test_more_is_in_flight_beside_a_card_unless_the_settings_say_how_much(monkey
     for beside, fitting in ((False, ON_CPU), (True, BESIDE_A_CARD)):
         monkeypatch.setattr(cards, "_beside_a_card", lambda beside=beside: beside)
         assert in_flight(Settings()) == fitting
+        assert in_flight(Settings(device="cpu")) == ON_CPU
         assert in_flight(Settings(pages_in_flight=5)) == InFlight(fitting.spans, 5)
         assert in_flight(Settings(spans_in_flight=3)) == InFlight(3, fitting.pages)

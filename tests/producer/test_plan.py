@@ -63,6 +63,7 @@ def test_a_number_of_workers_shares_the_cpu_and_hides_the_cards() -> None:
 
     assert shown(plans) == [(None, "0-1,8-9"), (None, "2-4,10-12"), (None, "5-7,13-15")]
     assert [plan.environment()["CUDA_VISIBLE_DEVICES"] for plan in plans] == ["", "", ""]
+    assert {plan.environment()["OCRPOOL_DEVICE"] for plan in plans} == {"cpu"}
     assert [plan.environment()["OCRPOOL_WORKER_METRICS_PORT"] for plan in plans] == ["9108", "9109", "9110"]
 
 
