@@ -346,6 +346,11 @@ class Ledger:
         with reachable():
             self.redis.delete(f"{self.namespace}:worker:{worker}")
 
+    def is_ready(self, worker: str) -> bool:
+        """Whether the worker has said so, and lives."""
+        with reachable():
+            return bool(self.redis.exists(f"{self.namespace}:worker:{worker}"))
+
     def workers(self) -> dict[str, dict[str, Any]]:
         """The live, ready workers by name, with their descriptions."""
         prefix = f"{self.namespace}:worker:"

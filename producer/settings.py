@@ -39,7 +39,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=65535,
-        description="Port of a worker's `/metrics` and `/healthz`; `ocrpool up` counts on from it; 0 takes a free one.",
+        description="Port of a worker's `/metrics` and `/healthz`; a pool counts on from it; 0 takes a free one.",
     )
     worker_metrics_host: str = Field("127.0.0.1", description="Address that a worker's `/metrics` listens on.")
     flower_port: int = Field(5555, ge=0, le=65535, description="Port of Flower; 0 takes a free one.")
@@ -65,7 +65,12 @@ class Settings(BaseSettings):
     strict_runtime: bool = Field(
         False, description="Refuse to start where `OCRPOOL_DEVICE` cannot be used, instead of falling back."
     )
-    predictor_threads: int = Field(0, ge=0, le=256, description="CPU threads of the models; 0 takes every core.")
+    workers_per_card: int = Field(
+        0, ge=0, le=32, description="Worker processes that `ocrpool pool` and `up` run on each card; 0: what suits it."
+    )
+    predictor_threads: int = Field(
+        0, ge=0, le=256, description="CPU threads of a worker's models; 0 takes every core that is the worker's."
+    )
     detector_sizes: Annotated[tuple[Size, ...], NoDecode] = Field(
         (
             *((128, 960), (320, 320), (640, 448), (448, 640)),
@@ -86,11 +91,20 @@ class Settings(BaseSettings):
         (1, 2, 3, 4), description="Batch sizes (lines) that the recogniser sees."
     )
     max_delay_ms: float = Field(50, ge=0, le=10_000, description="Longest wait of a batch's oldest item for company.")
-    pages_in_flight: int = Field(16, ge=1, le=1024, description="Pages that one worker reads at a time.")
-    spans_in_flight: int = Field(8, ge=1, le=256, description="Spans that one worker holds at a time.")
+    pages_in_flight: int = Field(
+        0, ge=0, le=1024, description="Pages that one worker reads at a time; 0: 16, or 64 beside a card."
+    )
+    spans_in_flight: int = Field(
+        0, ge=0, le=256, description="Spans that one worker holds at a time; 0: 8, or 64 beside a card."
+    )
 
     # Rasterising
-    rasterise_processes: int = Field(0, ge=0, le=256, description="Sandboxed decoder processes; 0 takes every core.")
+    rasterise_processes: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Sandboxed decoder processes of a worker; 0: one for each core that is the worker's.",
+    )
     rasterise_memory_bytes: int = Field(1 << 30, ge=1 << 27, description="Address space that one page may take there.")
     pdf_dpi: int = Field(150, ge=50, le=600, description="Resolution at which PDF pages are rendered.")
     page_timeout_s: float = Field(60, gt=0, le=3600, description="Longest time to rasterise one page.")
@@ -120,7 +134,7 @@ class Settings(BaseSettings):
         86_400, gt=0, le=30 * 86_400, description="A finished job and its result are kept this long."
     )
     drain_timeout_s: float = Field(
-        60, gt=0, le=3600, description="Time that `ocrpool up` gives a stopping worker for its pages."
+        60, gt=0, le=3600, description="Time that `ocrpool pool` and `up` give a stopping worker for its pages."
     )
 
     # Logs

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from producer.cards import in_flight
 from producer.errors import EngineOutOfMemory
 from producer.job import Line, PageResult, ReadOptions, Timings
 from producer.settings import Settings
@@ -59,7 +60,7 @@ class BatchedStage(Generic[In, Out]):
             [partial(run, predictor) for predictor in predictors],
             max_batch=max_batch,
             max_delay_s=settings.max_delay_ms / 1000,
-            capacity=settings.pages_in_flight * _LINES_PER_PAGE,
+            capacity=in_flight(settings).pages * _LINES_PER_PAGE,
             upstream=lambda: self._coming,
             # In the thread that will run it: what ONNX Runtime records on a card belongs to the thread.
             prepare=[predictor.warm_up for predictor in predictors],

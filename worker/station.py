@@ -8,6 +8,8 @@ import socket
 import structlog
 
 from producer.blobs import BlobStore, FolderStore
+from producer.cards import cards_for, in_flight
+from producer.cpus import as_ranges
 from producer.errors import Unavailable
 from producer.ledger import Ledger
 from producer.queue import Publisher
@@ -40,7 +42,7 @@ class Station:
         self.publisher = Publisher(settings)
         self.rasteriser = Rasteriser(settings)
         self.engine: Engine = engine or PpOcr(settings)
-        self.pages = Turns(settings.pages_in_flight)
+        self.pages = Turns(in_flight(settings).pages)
         self.leases = LeaseKeeper(self.ledger, settings.lease_renew_s, self._announce)
         self.sweeper = Sweeper(self.ledger, self.publisher, self.blobs, settings.sweep_interval_s)
         self.health = HealthServer(settings.worker_metrics_host, settings.worker_metrics_port, self.engine.trouble)
@@ -48,6 +50,9 @@ class Station:
 
     def start(self) -> None:
         """Load and warm everything. The worker takes no message before this has returned."""
+        found = cards_for(self.settings)
+        cards = "; ".join(map(str, found.cards)) or f"none: {found.reason}"
+        log.info("worker.starts", name=self.name, cards=cards, cpus=as_ranges(os.sched_getaffinity(0)))
         self.rasteriser.start()
         self.engine.start()
         self.pages.start()
