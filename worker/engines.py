@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -23,7 +23,7 @@ from worker.predictors import Predictor, Shape
 from worker.rasterise import RasterPage
 from worker.reading import arrange, as_quad
 from worker.recognition import LineInput, LineText, Recogniser
-from worker.tensors import Bucket, Pixels
+from worker.tensors import Bucket, Pixels, batch_size
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -44,6 +44,7 @@ class BatchedStage(Generic[In, Out]):
         run: Run[In, Out],
         max_batch: Callable[[Bucket], int],
         *,
+        slots: Callable[[Bucket, int], int],
         predictors: Sequence[Predictor],
         settings: Settings,
         observer: BatchObserver | None = metrics.observe_batch,
@@ -57,7 +58,9 @@ class BatchedStage(Generic[In, Out]):
             max_batch=max_batch,
             max_delay_s=settings.max_delay_ms / 1000,
             capacity=settings.pages_in_flight * _LINES_PER_PAGE,
+            side_by_side=len(predictors),
             upstream=lambda: self._coming,
+            slots=slots,
             observer=observer,
         )
 
@@ -162,7 +165,15 @@ class PpOcr:
             kind: Stage, shapes: Iterable[Shape], run: Run[In, Out], max_batch: Callable[[Bucket], int]
         ) -> BatchedStage[In, Out]:
             predictors = [build_predictor(choice.model, kind, shapes, threads=1) for _ in range(runners)]
-            return BatchedStage(kind.value, run, max_batch, predictors=predictors, settings=settings)
+            batches = sorted({shape.batch for shape in shapes})
+            return BatchedStage(
+                kind.value,
+                run,
+                max_batch,
+                slots=lambda bucket, items: batch_size(batches, items),
+                predictors=predictors,
+                settings=settings,
+            )
 
         detector, turner, recogniser = self.detector, self.orientation, self.recogniser
         self.detecting = stage(Stage.DETECTOR, detector.shapes, detector.run, detector.max_batch)
@@ -194,8 +205,13 @@ class PpOcr:
 
     @contextmanager
     def passage(self, options: ReadOptions, deadline: float, cancelled: Callable[[], bool]) -> Iterator[Passage]:
-        with self.detecting.page_coming() as at_detector, self.recognising.page_coming() as at_recogniser:
-            yield _PpOcrPassage(self, options, deadline, cancelled, at_detector, at_recogniser)
+        turning = self.turning.page_coming() if options.orientation else nullcontext(lambda: None)
+        with (
+            self.detecting.page_coming() as at_detector,
+            turning as at_turner,
+            self.recognising.page_coming() as at_recogniser,
+        ):
+            yield _PpOcrPassage(self, options, deadline, cancelled, at_detector, at_turner, at_recogniser)
 
 
 @dataclass(frozen=True)
@@ -205,6 +221,7 @@ class _PpOcrPassage:
     deadline: float
     cancelled: Callable[[], bool]
     at_detector: Callable[[], None]
+    at_turner: Callable[[], None]
     at_recogniser: Callable[[], None]
 
     def read(self, page: int, raster: RasterPage, rasterise_ms: float) -> PageResult:
@@ -233,28 +250,32 @@ class _PpOcrPassage:
 
     def _detect(self, pixels: Pixels) -> Quads:
         item, bucket = self.engine.detector.prepare(pixels)
-        answer = self._submit(self.engine.detecting, item, bucket)
+        answers = self._submit(self.engine.detecting, [item], [bucket])
         self.at_detector()
-        return self.engine.detector.finish(answer.result(), item)
+        return self.engine.detector.finish(answers.result()[0], item)
 
     def _recognise(self, pixels: Pixels, quads: Quads) -> list[Line]:
         lines = self.engine.recogniser.prepare(pixels, quads)
         angles = self._turn(lines) if self.options.orientation else [0] * len(lines)
         lines = [line.turned() if angle else line for line, angle in zip(lines, angles, strict=True)]
-        answers = [self._submit(self.engine.recognising, line, line.bucket) for line in lines]
+        answers = self._submit(self.engine.recognising, lines, [line.bucket for line in lines])
         self.at_recogniser()
-        texts = [answer.result() for answer in answers]
         return [
             Line(quad=as_quad(quad), text=read.text, score=min(1.0, read.score), angle=angle)
-            for quad, read, angle in zip(quads, texts, angles, strict=True)
+            for quad, read, angle in zip(quads, answers.result(), angles, strict=True)
             if read.text and read.score >= self.options.min_score
         ]
 
     def _turn(self, lines: list[LineInput]) -> list[Literal[0, 180]]:
         items = self.engine.orientation.prepare(lines)
-        answers = [self._submit(self.engine.turning, item, item.bucket) for item in items]
-        turned = settle(lines, [answer.result() for answer in answers])
+        answers = self._submit(self.engine.turning, items, [item.bucket for item in items])
+        self.at_turner()
+        turned = settle(lines, answers.result())
         return [180 if turn else 0 for turn in turned]
 
-    def _submit(self, stage: BatchedStage[In, Out], item: In, bucket: Bucket) -> Future[Out]:
-        return stage.batcher.submit(item, bucket=bucket, deadline=self.deadline, cancelled=self.cancelled)
+    def _submit(
+        self, stage: BatchedStage[In, Out], items: Sequence[In], buckets: Sequence[Bucket]
+    ) -> Future[list[Out]]:
+        return stage.batcher.submit_many(
+            items, buckets=buckets, lane=self.options.lane, deadline=self.deadline, cancelled=self.cancelled
+        )

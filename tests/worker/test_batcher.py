@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from producer.errors import Cancelled, DeadlineExceeded, EngineOutOfMemory, Internal, Unavailable
-from worker.batcher import Batcher, BatchRecord
+from worker.batcher import Batcher
+from worker.records import BatchRecord
 
 PATIENCE_S = 10.0
 WINDOW_S = 0.05
@@ -48,6 +49,7 @@ class Bench:
     def __init__(self) -> None:
         self.clock = Clock()
         self.pages_upstream = 1
+        self.side_by_side = 0
         self.runner = Doubler()
         self.records: list[BatchRecord] = []
         self.batcher: Batcher[str, int, int] = self.build(self.runner)
@@ -59,7 +61,9 @@ class Bench:
             max_batch=lambda bucket: 4,
             max_delay_s=WINDOW_S,
             capacity=capacity,
+            side_by_side=self.side_by_side,
             upstream=lambda: self.pages_upstream,
+            slots=lambda bucket, items: 4,
             clock=self.clock,
             observer=self.records.append,
         )
@@ -299,7 +303,18 @@ def test_every_batch_is_recorded_for_the_metrics(bench: Bench) -> None:
     bench.batcher.start()
     bench.finish()
 
-    assert bench.records == [BatchRecord("lines", "wide", 2, 4, waited_s=WINDOW_S, run_s=0.0)]
+    assert bench.records == [
+        BatchRecord(
+            "lines",
+            "wide",
+            size=2,
+            max_size=4,
+            slots=4,
+            waited_s=WINDOW_S,
+            mean_wait_s=WINDOW_S / 2,
+            calls=1,
+        )
+    ]
 
 
 def test_a_watchdog_sees_a_runner_that_hangs(bench: Bench) -> None:
