@@ -38,7 +38,12 @@ def test_a_lone_page_does_not_wait_behind_a_long_document(one_thread: Turns) -> 
 def test_interactive_jobs_go_first_and_bulk_has_its_share(one_thread: Turns) -> None:
     # Given a busy thread, and bulk pages that came before as many interactive ones as two shares
     gate, entered, order = threading.Event(), threading.Event(), list[Lane]()
-    one_thread.submit("gate", Lane.INTERACTIVE, lambda: (entered.set(), gate.wait()))
+
+    def hold() -> None:
+        entered.set()
+        gate.wait()
+
+    one_thread.submit("gate", Lane.INTERACTIVE, hold)
     assert entered.wait(10)
     pages = [(Lane.BULK, 3), (Lane.QUARANTINE, 1), (Lane.INTERACTIVE, 2 * (BULK_SHARE - 1))]
     futures = [one_thread.submit(lane.value, lane, order.append, lane) for lane, count in pages for _ in range(count)]
