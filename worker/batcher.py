@@ -24,6 +24,7 @@ import structlog
 from producer.errors import EngineOutOfMemory, Internal, Unavailable
 from producer.job import Lane
 from worker.backlog import Backlog, Batch, Bucket, Entry, In
+from worker.device import Device
 from worker.groups import Group, Out
 from worker.records import BatchRecord
 
@@ -44,8 +45,7 @@ class Batcher(Generic[Bucket, In, Out]):
         max_batch: The size of a full batch of a bucket.
         max_delay_s: Longest wait of a batch's oldest item for company.
         capacity: Items that may wait; a submission blocks until fewer do, then enters whole.
-        side_by_side: Batches that the device runs at once as fast as one. While fewer run, a batch leaves before its
-            window closes: 1 for a card, the number of runners where each has a core of its own; 0: windows always
+        device: Where the batches run: while it has room, a batch leaves before its window closes. None: windows always
             count.
         upstream: How many things may still submit an item. Call `notify` when it falls. Called with the batcher's lock
             held: it must be quick, and `notify` must not be called with a lock held that it takes.
@@ -62,7 +62,7 @@ class Batcher(Generic[Bucket, In, Out]):
         max_batch: Callable[[Bucket], int],
         max_delay_s: float,
         capacity: int,
-        side_by_side: int = 0,
+        device: Device | None = None,
         upstream: Callable[[], int] = lambda: 0,
         slots: Callable[[Bucket, int], int] = lambda bucket, items: items,
         clock: Callable[[], float] = time.monotonic,
@@ -72,7 +72,7 @@ class Batcher(Generic[Bucket, In, Out]):
             raise ValueError("a batcher needs a runner and room for an item")
         self.name = name
         self._runners = runners
-        self._side_by_side = side_by_side
+        self._device = device
         self._upstream = upstream
         self._slots = slots
         self._clock = clock
@@ -89,6 +89,8 @@ class Batcher(Generic[Bucket, In, Out]):
         self._running: dict[int, float] = {}
         self._busy_since = 0.0
         self._busy_s = 0.0
+        if device is not None:
+            device.watch(self._freed)
         self._threads = [
             threading.Thread(target=self._serve, args=(number,), name=f"{name}-{number}", daemon=True)
             for number in range(len(runners))
@@ -210,6 +212,12 @@ class Batcher(Generic[Bucket, In, Out]):
                 self._work.notify()
             return None
 
+    def _freed(self) -> None:
+        """The device has room again."""
+        with self._work:
+            if self._may_leave():
+                self._work.notify()
+
     def _close(self, refusal: Callable[[], Exception]) -> None:
         with self._work:
             self._refusal = self._refusal or refusal
@@ -256,7 +264,7 @@ class Batcher(Generic[Bucket, In, Out]):
     def _eager(self) -> bool:
         """Whether waiting cannot make a batch larger, or would leave the device idle."""
         return (
-            len(self._running) < self._side_by_side
+            (self._device is not None and self._device.has_room)
             or self._refusal is not None
             or self._backlog.size >= self._capacity
             or self._upstream() <= 0
@@ -273,6 +281,8 @@ class Batcher(Generic[Bucket, In, Out]):
         if not self._running:
             self._busy_since = now
         self._running[number] = now
+        if self._device is not None:
+            self._device.begin()
         self._room.notify(len(batch.entries))
         if self._backlog.size:
             self._work.notify()
@@ -290,6 +300,8 @@ class Batcher(Generic[Bucket, In, Out]):
                 now = self._clock()
                 del self._running[number]
                 record.busy_s, self._busy_since = now - self._busy_since, now
+            if self._device is not None:
+                self._device.end()
             record.run_s = now - started
             self._observe(record)
 

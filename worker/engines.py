@@ -17,6 +17,7 @@ from producer.settings import Settings
 from worker import metrics
 from worker.batcher import Batcher, BatchObserver
 from worker.detection import Detector, Quads
+from worker.device import Device
 from worker.models import Stage, build_predictor, choose_predictor
 from worker.orientation import Orientation, settle
 from worker.predictors import Predictor, Shape
@@ -45,6 +46,7 @@ class BatchedStage(Generic[In, Out]):
         max_batch: Callable[[Bucket], int],
         *,
         slots: Callable[[Bucket, int], int],
+        device: Device,
         predictors: Sequence[Predictor],
         settings: Settings,
         observer: BatchObserver | None = metrics.observe_batch,
@@ -58,7 +60,7 @@ class BatchedStage(Generic[In, Out]):
             max_batch=max_batch,
             max_delay_s=settings.max_delay_ms / 1000,
             capacity=settings.pages_in_flight * _LINES_PER_PAGE,
-            side_by_side=len(predictors),
+            device=device,
             upstream=lambda: self._coming,
             slots=slots,
             observer=observer,
@@ -160,6 +162,7 @@ class PpOcr:
         self.orientation = Orientation(settings)
         # On a CPU, one thread for each of several batches beats several threads inside one.
         runners = settings.predictor_threads or os.cpu_count() or 1
+        device = Device(runners)
 
         def stage(
             kind: Stage, shapes: Iterable[Shape], run: Run[In, Out], max_batch: Callable[[Bucket], int]
@@ -171,6 +174,7 @@ class PpOcr:
                 run,
                 max_batch,
                 slots=lambda bucket, items: batch_size(batches, items),
+                device=device,
                 predictors=predictors,
                 settings=settings,
             )

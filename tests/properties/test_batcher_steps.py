@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from producer.errors import Cancelled, DeadlineExceeded, EngineOutOfMemory, Internal, Unavailable
 from producer.job import Lane
 from worker.batcher import Batcher
+from worker.device import Device
 from worker.records import BatchRecord
 
 WINDOW_S = 1.0
@@ -80,8 +81,8 @@ class BatcherMachine(RuleBasedStateMachine):
         self.answered: Counter[int] = Counter()
         self.records: list[BatchRecord] = []
 
-    @initialize(runners=st.integers(1, 3), side_by_side=st.integers(0, 2))
-    def build(self, runners: int, side_by_side: int) -> None:
+    @initialize(runners=st.integers(1, 3), room=st.integers(0, 2))
+    def build(self, runners: int, room: int) -> None:
         self.alive = list(range(runners))
         self.batcher: Batcher[str, Item, int] = Batcher(
             "lines",
@@ -89,7 +90,7 @@ class BatcherMachine(RuleBasedStateMachine):
             max_batch=MAX_BATCH.__getitem__,
             max_delay_s=WINDOW_S,
             capacity=CAPACITY,
-            side_by_side=side_by_side,
+            device=Device(room),
             upstream=lambda: self.upstream,
             slots=lambda bucket, items: MAX_BATCH[bucket],
             clock=lambda: self.now,

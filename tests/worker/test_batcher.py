@@ -13,6 +13,7 @@ from producer.errors import Cancelled, DeadlineExceeded, EngineOutOfMemory, Inte
 from producer.job import Lane
 from worker.backlog import BULK_SHARE, STARVED_WINDOWS
 from worker.batcher import Batcher
+from worker.device import Device
 from worker.records import BatchRecord
 
 PATIENCE_S = 10.0
@@ -51,7 +52,7 @@ class Bench:
     def __init__(self) -> None:
         self.clock = Clock()
         self.pages_upstream = 1
-        self.side_by_side = 0
+        self.device: Device | None = None
         self.runner = Doubler()
         self.records: list[BatchRecord] = []
         self.batcher: Batcher[str, int, int] = self.build(self.runner)
@@ -63,7 +64,7 @@ class Bench:
             max_batch=lambda bucket: 4,
             max_delay_s=WINDOW_S,
             capacity=capacity,
-            side_by_side=self.side_by_side,
+            device=self.device,
             upstream=lambda: self.pages_upstream,
             slots=lambda bucket, items: 4,
             clock=self.clock,
@@ -200,7 +201,7 @@ def test_starving_bulk_leads_its_share_of_the_batches(bench: Bench) -> None:
 
 def test_an_idle_device_takes_what_there_is(bench: Bench) -> None:
     # Given a device that runs one batch at a time, two runners, and a page upstream that might still add lines
-    bench.side_by_side = 1
+    bench.device = Device(1)
     bench.build(bench.runner, bench.runner).start()
     bench.runner.gate.clear()
 
@@ -215,6 +216,21 @@ def test_an_idle_device_takes_what_there_is(bench: Bench) -> None:
     # Then the first does not wait, and the next ones gather while it runs, although a runner is free
     assert answers(futures) == [2, 4, 6]
     assert bench.runner.batches == [[1], [2, 3]]
+
+
+def test_stages_of_one_device_know_of_each_other(bench: Bench) -> None:
+    # Given a device that is busy with a batch of another stage
+    bench.device = Device(1)
+    bench.device.begin()
+    bench.build(bench.runner).start()
+    futures = bench.submit(1, 2)
+    assert bench.batcher.queued == 2
+
+    # When that one is done, although no time has passed
+    bench.device.end()
+
+    assert answers(futures) == [2, 4]
+    assert bench.runner.batches == [[1, 2]]
 
 
 def test_items_handed_in_together_have_one_future(bench: Bench) -> None:
