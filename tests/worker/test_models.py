@@ -7,7 +7,8 @@ import pytest
 
 from producer.errors import Unavailable
 from producer.settings import Settings
-from worker.models import available_models, choose_predictor, load_model
+from worker.models import available_models, load_model
+from worker.runtimes import choose
 
 needs_v6 = pytest.mark.skipif("PP-OCRv6_small" not in available_models(), reason="PP-OCRv6_small is not installed")
 
@@ -21,10 +22,10 @@ def test_an_unknown_model_is_refused_with_the_list_of_those_that_run_here() -> N
 
 @needs_v6
 def test_auto_takes_the_first_model_that_this_machine_runs_and_says_why() -> None:
-    choice = choose_predictor(Settings())
+    choice = choose(Settings())
 
     assert choice.model.name == "PP-OCRv6_small"
-    assert choice.reason.startswith("PP-OCRv6_small on onnxruntime: ")
+    assert choice.reason.startswith("PP-OCRv6_small on onnxruntime, ")
 
 
 def test_auto_passes_over_what_is_missing_and_says_what(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,17 +33,17 @@ def test_auto_passes_over_what_is_missing_and_says_what(monkeypatch: pytest.Monk
     monkeypatch.setattr("worker.predictors.paddle.installed", lambda: False)
 
     with pytest.raises(Unavailable, match=r"onnxruntime is not installed.*Install ocrpool\[cpu\]"):
-        choose_predictor(Settings())
+        choose(Settings())
 
 
 @needs_v6
 def test_a_model_is_not_run_by_another_models_runtime() -> None:
     with pytest.raises(Unavailable, match="PP-OCRv6_small runs on onnxruntime, not on paddle"):
-        choose_predictor(Settings(predictor="paddle", model="PP-OCRv6_small"))
+        choose(Settings(predictor="paddle", model="PP-OCRv6_small"))
 
 
 def test_the_fake_is_taken_only_when_asked_for() -> None:
-    choice = choose_predictor(Settings(predictor="fake"))
+    choice = choose(Settings(predictor="fake"))
 
     assert choice.model.runtime == "fake"
     assert choice.model.fingerprint == "fake"

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from worker.predictors import Shape, ShapeRefused, Tensor
+from worker.predictors import Answers, Shape, Stage, check_shape
+from worker.predictors.endings import ENDINGS
+from worker.tensors import Batch, HostKernels, Kernels, Tensor
 
 #: Shapes whose oneDNN primitives are kept. Unlimited, the cache leaks under changing shapes; zero crashes. With 64, a
 #: stream of 48 shapes ran a quarter faster than with 10 and took 480 MB more.
@@ -33,8 +35,8 @@ def _paddle() -> ModuleType:
 
 
 def version() -> str:
-    """The runtime, its version and its device, such as `paddle 3.2.2 cpu`."""
-    return f"paddle {_paddle().__version__} cpu"
+    """The runtime and its version, such as `paddle 3.2.2`."""
+    return f"paddle {_paddle().__version__}"
 
 
 def _create(folder: Path, threads: int) -> Any:
@@ -53,17 +55,18 @@ def _create(folder: Path, threads: int) -> Any:
 class PaddlePredictor:
     """Runs one folder with `inference.pdmodel` and `inference.pdiparams`; see `Predictor`."""
 
-    def __init__(self, folder: Path, shapes: Iterable[Shape], threads: int) -> None:
+    kernels: Kernels = HostKernels()
+
+    def __init__(self, folder: Path, stage: Stage, shapes: Iterable[Shape], threads: int) -> None:
+        self._ending = ENDINGS[stage]
         self.shapes = frozenset(shapes)
-        self.runtime = version()
+        self.runtime = f"{version()} cpu"
         self._predictor = _create(folder, threads)
         self._input = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
         self._output = self._predictor.get_output_handle(self._predictor.get_output_names()[0])
 
-    def run(self, batch: Tensor) -> Tensor:
-        size, _, height, width = batch.shape
-        if Shape(size, height, width) not in self.shapes:
-            raise ShapeRefused(batch.shape, self.shapes)
+    def run(self, batch: Batch) -> Answers:
+        check_shape(batch, self.shapes)
         try:
             self._input.copy_from_cpu(batch)
             self._predictor.run()
@@ -73,12 +76,12 @@ class PaddlePredictor:
             if "ResourceExhausted" in str(error) or "could not create a memory" in str(error):
                 raise MemoryError(str(error)) from error
             raise
-        return output
+        return self._ending(output)
 
     def warm_up(self) -> None:
         """Run the smallest shape. More would be forgotten again: oneDNN keeps the primitives of a few shapes only."""
         if self.shapes:
-            smallest = min(self.shapes, key=lambda shape: shape.batch * shape.height * shape.width)
+            smallest = min(self.shapes, key=lambda shape: shape.pixels)
             self.run(np.zeros((smallest.batch, 3, smallest.height, smallest.width), np.float32))
 
     def close(self) -> None:
