@@ -10,6 +10,8 @@ Found with 600 pages, for windows that always count and for a device with room f
 - saturated by 16, 64 and 128 pages in flight: 106 -> 113, 183 -> 183, 193 -> 193 pages/s;
 - with a device for each stage, a stage's small batches take the card from the other: 186 pages/s with room for one
   batch, 179 with room for two;
+- with one runner a stage, whose host work (1 ms a batch) then leaves the card idle, 171 pages/s of 193; a third adds
+  nothing;
 - on cores, pages of six lines at one a second: 488 -> 453 ms. Longer pages fill the small batches anyway.
 """
 
