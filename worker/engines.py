@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -19,13 +20,14 @@ from producer.settings import Settings
 from worker import metrics
 from worker.batcher import Batcher, BatchObserver
 from worker.detection import Detector, Quads
+from worker.device import Device
 from worker.orientation import Orientation, settle
 from worker.predictors import Predictor, Shape, Stage
 from worker.rasterise import RasterPage
 from worker.reading import arrange, as_quads
 from worker.recognition import LineInput, LineText, Recogniser
 from worker.runtimes import build_predictor, choose
-from worker.tensors import Bucket, Page, Pixels
+from worker.tensors import Bucket, Page, Pixels, portions
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -35,6 +37,8 @@ Run = Callable[[Predictor, Bucket, list[In]], Sequence[Out]]
 _LINES_PER_PAGE = 256
 #: Batches of one stage that one process has on a card at a time.
 CARD_RUNNERS = 1
+#: Batches of all stages that one process has on a card, one running and one on its way, before windows count.
+CARD_BATCHES = 2
 #: A batch that runs longer than this hangs: it is many times what the largest shape takes on one slow core.
 _STUCK_S = 120
 
@@ -48,6 +52,8 @@ class BatchedStage(Generic[In, Out]):
         run: Run[In, Out],
         max_batch: Callable[[Bucket], int],
         *,
+        slots: Callable[[Bucket, int], int],
+        device: Device,
         predictors: Sequence[Predictor],
         settings: Settings,
         observer: BatchObserver | None = metrics.observe_batch,
@@ -61,9 +67,11 @@ class BatchedStage(Generic[In, Out]):
             max_batch=max_batch,
             max_delay_s=settings.max_delay_ms / 1000,
             capacity=in_flight(settings).pages * _LINES_PER_PAGE,
+            device=device,
             upstream=lambda: self._coming,
             # In the thread that will run it: what ONNX Runtime records on a card belongs to the thread.
             prepare=[predictor.warm_up for predictor in predictors],
+            slots=slots,
             observer=observer,
         )
 
@@ -171,12 +179,24 @@ class PpOcr:
         # On a CPU, one thread for each of several batches beats several threads inside one.
         on_cpu = choice.execution.device == "cpu"
         runners = (settings.predictor_threads or os.cpu_count() or 1) if on_cpu else CARD_RUNNERS
+        device = Device(runners if on_cpu else CARD_BATCHES)
 
         def stage(
             kind: Stage, shapes: Iterable[Shape], run: Run[In, Out], max_batch: Callable[[Bucket], int]
         ) -> BatchedStage[In, Out]:
             predictors = [build_predictor(choice.model, kind, shapes, choice.execution) for _ in range(runners)]
-            return BatchedStage(kind.value, run, max_batch, predictors=predictors, settings=settings)
+            sizes: dict[Bucket, list[int]] = defaultdict(list)
+            for shape in sorted(shapes):
+                sizes[shape.height, shape.width].append(shape.batch)
+            return BatchedStage(
+                kind.value,
+                run,
+                max_batch,
+                slots=lambda bucket, items: sum(portions(sizes[bucket], items)),
+                device=device,
+                predictors=predictors,
+                settings=settings,
+            )
 
         detector, turner, recogniser = self.detector, self.orientation, self.recogniser
         self.detecting = stage(Stage.DETECTOR, detector.shapes, detector.run, detector.max_batch)
@@ -207,8 +227,13 @@ class PpOcr:
 
     @contextmanager
     def passage(self, options: ReadOptions, deadline: float, cancelled: Callable[[], bool]) -> Iterator[Passage]:
-        with self.detecting.page_coming() as at_detector, self.recognising.page_coming() as at_recogniser:
-            yield _PpOcrPassage(self, options, deadline, cancelled, at_detector, at_recogniser)
+        turning = self.turning.page_coming() if options.orientation else nullcontext(lambda: None)
+        with (
+            self.detecting.page_coming() as at_detector,
+            turning as at_turner,
+            self.recognising.page_coming() as at_recogniser,
+        ):
+            yield _PpOcrPassage(self, options, deadline, cancelled, at_detector, at_turner, at_recogniser)
 
 
 @dataclass(frozen=True)
@@ -218,6 +243,7 @@ class _PpOcrPassage:
     deadline: float
     cancelled: Callable[[], bool]
     at_detector: Callable[[], None]
+    at_turner: Callable[[], None]
     at_recogniser: Callable[[], None]
 
     def read(self, page: int, raster: RasterPage, rasterise_ms: float) -> PageResult:
@@ -247,28 +273,32 @@ class _PpOcrPassage:
 
     def _detect(self, page: Page) -> Quads:
         item, bucket = self.engine.detector.prepare(page)
-        answer = self._submit(self.engine.detecting, item, bucket)
+        answers = self._submit(self.engine.detecting, [item], [bucket])
         self.at_detector()
-        return self.engine.detector.finish(answer.result(), item)
+        return self.engine.detector.finish(answers.result()[0], item)
 
     def _recognise(self, page: Page, quads: Quads) -> list[Line]:
         lines = self.engine.recogniser.prepare(page, quads)
         angles = self._turn(lines) if self.options.orientation else [0] * len(lines)
         lines = [line.turned() if angle else line for line, angle in zip(lines, angles, strict=True)]
-        answers = [self._submit(self.engine.recognising, line, line.bucket) for line in lines]
+        answers = self._submit(self.engine.recognising, lines, [line.bucket for line in lines])
         self.at_recogniser()
-        texts = [answer.result() for answer in answers]
         return [
             Line(quad=quad, text=read.text, score=min(1.0, read.score), angle=angle)
-            for quad, read, angle in zip(as_quads(quads), texts, angles, strict=True)
+            for quad, read, angle in zip(as_quads(quads), answers.result(), angles, strict=True)
             if read.text and read.score >= self.options.min_score
         ]
 
     def _turn(self, lines: list[LineInput]) -> list[Literal[0, 180]]:
         items = self.engine.orientation.prepare(lines)
-        answers = [self._submit(self.engine.turning, item, item.bucket) for item in items]
-        turned = settle(lines, [answer.result() for answer in answers])
+        answers = self._submit(self.engine.turning, items, [item.bucket for item in items])
+        self.at_turner()
+        turned = settle(lines, answers.result())
         return [180 if turn else 0 for turn in turned]
 
-    def _submit(self, stage: BatchedStage[In, Out], item: In, bucket: Bucket) -> Future[Out]:
-        return stage.batcher.submit(item, bucket=bucket, deadline=self.deadline, cancelled=self.cancelled)
+    def _submit(
+        self, stage: BatchedStage[In, Out], items: Sequence[In], buckets: Sequence[Bucket]
+    ) -> Future[list[Out]]:
+        return stage.batcher.submit_many(
+            items, buckets=buckets, lane=self.options.lane, deadline=self.deadline, cancelled=self.cancelled
+        )

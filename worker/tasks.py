@@ -86,7 +86,9 @@ def _read_pages(station: Station, lease: Lease) -> bool:
     try:
         with _document(station, claim) as path:
             futures = [
-                station.pages.submit(claim.job.id, read_page, station, lease, path, page, deadline)
+                station.pages.submit(
+                    claim.job.id, claim.job.options.lane, read_page, station, lease, path, page, deadline
+                )
                 for page in claim.pages
             ]
             wait(futures)
