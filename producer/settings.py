@@ -62,8 +62,12 @@ class Settings(BaseSettings):
     preprocess: Literal["auto", "host"] = Field(
         "auto", description="Where batches are made of pages: beside the models, or in the host's memory."
     )
+    jpeg_decode: Literal["sandbox", "card"] = Field(
+        "sandbox",
+        description="Where JPEG files are decoded; `card` parses them outside the sandbox: for documents that you trust.",
+    )
     strict_runtime: bool = Field(
-        False, description="Refuse to start where `OCRPOOL_DEVICE` cannot be used, instead of falling back."
+        False, description="Refuse to start where a card or its libraries cannot be used, instead of falling back."
     )
     workers_per_card: int = Field(
         0, ge=0, le=32, description="Worker processes that `ocrpool pool` and `up` run on each card; 0: what suits it."

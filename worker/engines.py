@@ -23,7 +23,7 @@ from worker.detection import Detector, Quads
 from worker.device import Device
 from worker.orientation import Orientation, settle
 from worker.predictors import Predictor, Shape, Stage
-from worker.rasterise import RasterPage
+from worker.rasterise import Raster
 from worker.reading import arrange, as_quads
 from worker.recognition import LineInput, LineText, Recogniser
 from worker.runtimes import build_predictor, choose
@@ -123,7 +123,7 @@ class BatchedStage(Generic[In, Out]):
 class Passage(Protocol):
     """One page on its way through an engine."""
 
-    def read(self, page: int, raster: RasterPage, rasterise_ms: float) -> PageResult:
+    def read(self, page: int, raster: Raster, rasterise_ms: float) -> PageResult:
         """The page's text. Blocks until its batches are through.
 
         Raises:
@@ -139,6 +139,8 @@ class Engine(Protocol):
     name: str
     #: Names the models, their files and the runtime.
     model: str
+    #: Whether the models run on a card.
+    on_card: bool
     #: One sentence: which predictor was picked, and why.
     reason: str
 
@@ -177,9 +179,9 @@ class PpOcr:
         self.recogniser = Recogniser(choice.model, settings)
         self.orientation = Orientation(settings)
         # On a CPU, one thread for each of several batches beats several threads inside one.
-        on_cpu = choice.execution.device == "cpu"
-        runners = (settings.predictor_threads or os.cpu_count() or 1) if on_cpu else CARD_RUNNERS
-        device = Device(runners if on_cpu else CARD_BATCHES)
+        self.on_card = choice.execution.device != "cpu"
+        runners = CARD_RUNNERS if self.on_card else settings.predictor_threads or len(os.sched_getaffinity(0))
+        device = Device(CARD_BATCHES if self.on_card else runners)
 
         def stage(
             kind: Stage, shapes: Iterable[Shape], run: Run[In, Out], max_batch: Callable[[Bucket], int]
@@ -246,19 +248,18 @@ class _PpOcrPassage:
     at_turner: Callable[[], None]
     at_recogniser: Callable[[], None]
 
-    def read(self, page: int, raster: RasterPage, rasterise_ms: float) -> PageResult:
+    def read(self, page: int, raster: Raster, rasterise_ms: float) -> PageResult:
         started = time.perf_counter()
         loaded = self.engine.detecting.load(raster.pixels)
         quads = self._detect(loaded)
         detected = time.perf_counter()
         lines = self._recognise(loaded, quads)
         recognised = time.perf_counter()
-        height, width = raster.pixels.shape[:2]
         ordered, text = arrange(lines)
         return PageResult(
             page=page,
-            width=width,
-            height=height,
+            width=raster.width,
+            height=raster.height,
             angle=raster.angle,
             lines=ordered,
             text=text,

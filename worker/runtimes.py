@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from producer.cards import cards_for
 from producer.errors import Unavailable
 from producer.settings import Settings
 from worker import kernels
@@ -87,15 +88,21 @@ def _choose_model(settings: Settings) -> tuple[Model, str]:
 
 
 def _choose_device(settings: Settings, model: Model) -> tuple[Device, list[str]]:
-    """The device, and what was passed over for it."""
+    """The device, and what was passed over for it.
+
+    Raises:
+        Unavailable: something was, and `strict_runtime` is set.
+    """
     if model.runtime == "fake":
         return "cpu", []
     passed_over: list[str] = []
     for device in FALLBACKS[settings.device]:
+        if settings.device == "auto" and device != "cpu" and not cards_for(settings).cards:
+            continue  # nothing is amiss on a machine without a card
         trouble = "; ".join(troubles(device, model))
         if not trouble:
             return device, passed_over
-        if settings.strict_runtime and settings.device != "auto":
+        if settings.strict_runtime:
             raise Unavailable(f"The device {device} cannot be used, and OCRPOOL_STRICT_RUNTIME is set: {trouble}.")
         passed_over.append(f"{device} was passed over, because {trouble}")
     raise AssertionError("the CPU has no troubles")

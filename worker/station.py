@@ -14,10 +14,11 @@ from producer.errors import Unavailable
 from producer.ledger import Ledger
 from producer.queue import Publisher
 from producer.settings import Settings
+from worker import jpegs
 from worker.engines import Engine, PpOcr
 from worker.health import HealthServer
 from worker.leases import LeaseKeeper
-from worker.rasterise import Rasteriser
+from worker.rasterise import Rasteriser, Rasters
 from worker.sweeper import Sweeper
 from worker.turns import Turns
 
@@ -42,11 +43,24 @@ class Station:
         self.publisher = Publisher(settings)
         self.rasteriser = Rasteriser(settings)
         self.engine: Engine = engine or PpOcr(settings)
+        #: What pages are read with: the rasteriser, or what stands before it.
+        self.rasters: Rasters = self._rasters()
         self.pages = Turns(in_flight(settings).pages)
         self.leases = LeaseKeeper(self.ledger, settings.lease_renew_s, self._announce)
         self.sweeper = Sweeper(self.ledger, self.publisher, self.blobs, settings.sweep_interval_s)
         self.health = HealthServer(settings.worker_metrics_host, settings.worker_metrics_port, self.engine.trouble)
         self._ready = False
+
+    def _rasters(self) -> Rasters:
+        if self.settings.jpeg_decode == "sandbox":
+            return self.rasteriser
+        trouble = jpegs.missing() if self.engine.on_card else "the models run on the CPU"
+        if not trouble:
+            return jpegs.CardJpegs(self.rasteriser, self.settings)
+        if self.settings.strict_runtime:
+            raise Unavailable(f"JPEG files cannot be decoded on a card: {trouble}.")
+        log.warning("jpegs.in_sandbox", because=trouble)
+        return self.rasteriser
 
     def start(self) -> None:
         """Load and warm everything. The worker takes no message before this has returned."""

@@ -108,7 +108,7 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
         with (
             metrics.PAGES_IN_FLIGHT.track_inprogress(),
             station.engine.passage(job.options, deadline, lease.lost.is_set) as passage,
-            station.rasteriser.page(document, job.media_type, page) as raster,
+            station.rasters.page(document, job.media_type, page) as raster,
         ):
             outcome = passage.read(page, raster, 1000 * (time.perf_counter() - started))
     except JobEnded:
