@@ -23,6 +23,7 @@ from worker.predictors import Predictor, Shape
 from worker.rasterise import RasterPage
 from worker.reading import arrange, as_quad
 from worker.recognition import LineInput, LineText, Recogniser
+from worker.shapes import resolve
 from worker.tensors import Bucket, Pixels
 
 In = TypeVar("In")
@@ -152,9 +153,10 @@ class PpOcr:
         choice = choose_predictor(settings)
         self.model = choice.model.fingerprint
         self.reason = choice.reason
-        self.detector = Detector(settings)
-        self.recogniser = Recogniser(choice.model, settings)
-        self.orientation = Orientation(settings)
+        shapes = resolve(settings, "cpu-paddle" if choice.model.runtime == "paddle" else "cpu")
+        self.detector = Detector(shapes)
+        self.recogniser = Recogniser(choice.model, shapes)
+        self.orientation = Orientation(shapes)
         # On a CPU, one thread for each of several batches beats several threads inside one.
         runners = settings.predictor_threads or os.cpu_count() or 1
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from producer.errors import Internal
-from producer.settings import Settings
 from worker.detection import Quads
 from worker.models import Model
 from worker.predictors import Predictor, Shape, Tensor
+from worker.shapes import ShapeList
 from worker.tensors import Bucket, Pixels, assemble, batch_size
 
 #: Height in pixels of every crop, fixed by PP-OCR's recognisers.
@@ -50,10 +50,10 @@ class LineText:
 class Recogniser:
     """Reads text lines. One instance serves every thread."""
 
-    def __init__(self, model: Model, settings: Settings) -> None:
+    def __init__(self, model: Model, shapes: ShapeList) -> None:
         self._characters = np.array(model.characters)
-        self._widths = tuple(sorted(settings.recogniser_widths))
-        self._batches = tuple(sorted(settings.recogniser_batches))
+        self._widths = tuple(sorted(shapes.recogniser_widths))
+        self._batches = tuple(sorted(shapes.recogniser_batches))
         self.shapes = frozenset(Shape(b, LINE_HEIGHT, width) for width in self._widths for b in self._batches)
 
     def max_batch(self, bucket: Bucket) -> int:

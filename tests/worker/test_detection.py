@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.settings import Settings
 from worker.detection import MAX_SCALE, Detector, DetectorInput
 from worker.models import Stage, available_models, build_predictor, load_model
 from worker.predictors import Shape
+from worker.shapes import DEFAULTS
 from worker.tensors import Pixels
 
 SIDES = st.integers(1, 6000)
@@ -17,7 +17,7 @@ SIDES = st.integers(1, 6000)
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return Detector(Settings())
+    return Detector(DEFAULTS["cpu"])
 
 
 def blank(height: int, width: int) -> Pixels:
@@ -26,7 +26,7 @@ def blank(height: int, width: int) -> Pixels:
 
 @given(height=SIDES, width=SIDES)
 def test_a_page_of_any_size_fits_its_bucket_undistorted(height: int, width: int) -> None:
-    detector = Detector(Settings())
+    detector = Detector(DEFAULTS["cpu"])
 
     item, bucket = detector.prepare(blank(height, width))
 
