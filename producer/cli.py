@@ -255,7 +255,7 @@ def run(commands: typer.Typer) -> None:
     """Run a command line: every expected error is one line on standard error and exit status 1."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        commands()
+        commands(prog_name=commands.info.name)
     except OcrpoolError as error:
         _die(f"{error} ({error.code})")
     except ValidationError as error:
