@@ -219,6 +219,15 @@ def gateway() -> None:
     _become("producer.gateway")
 
 
+@app.command(
+    rich_help_panel=RUNNING,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def shapes(context: typer.Context) -> None:
+    """Fit the shapes that the models see to documents of yours: `ocrpool shapes fit FOLDER`."""
+    _become("worker.shapes", *context.args)
+
+
 @app.command(rich_help_panel=RUNNING)
 def settings(
     markdown: Annotated[bool, typer.Option("--markdown", help="The table of the README.")] = False,
@@ -283,12 +292,17 @@ def cancel(job: JobArgument) -> None:
 
 
 def main() -> None:
-    """The entry point: every expected error is one line on standard error and exit status 1."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    """The entry point."""
     for sentence in unknown_variables(os.environ):
         err.print(f"warning: {sentence}", markup=False)
+    run(app)
+
+
+def run(commands: typer.Typer) -> None:
+    """Run a command line: every expected error is one line on standard error and exit status 1."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app()
+        commands(prog_name=commands.info.name)
     except OcrpoolError as error:
         _die(f"{error} ({error.code})")
     except ValidationError as error:

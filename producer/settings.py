@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     )
     jpeg_decode: Literal["sandbox", "card"] = Field(
         "sandbox",
-        description="Where JPEG files are decoded; `card` parses them outside the sandbox: for documents that you trust.",
+        description="Where JPEG files are decoded; `card` parses them outside the sandbox: for trusted documents only.",
     )
     strict_runtime: bool = Field(
         False, description="Refuse to start where a card or its libraries cannot be used, instead of falling back."
@@ -76,23 +76,20 @@ class Settings(BaseSettings):
         0, ge=0, le=256, description="CPU threads of a worker's models; 0 takes every core that is the worker's."
     )
     detector_sizes: Annotated[tuple[Size, ...], NoDecode] = Field(
-        (
-            *((128, 960), (320, 320), (640, 448), (448, 640)),
-            *((896, 640), (960, 576), (1056, 544), (1120, 512), (1216, 480), (1536, 384)),
-            *((768, 768), (640, 896), (544, 1056), (480, 1216), (384, 1536)),
-            *((1344, 960), (960, 1344), (1728, 736), (736, 1728)),
-        ),
-        description="Page shapes (height x width, multiples of 32) that the detector sees.",
+        (),
+        description="Page shapes (height x width, multiples of 32) that the detector sees; empty: those fitted for the "
+        "device. `ocrpool shapes fit` fits a list to documents of yours.",
     )
     detector_batches: Annotated[tuple[int, ...], NoDecode] = Field(
-        (1,), description="Batch sizes (pages) that the detector sees."
+        (), description="Batch sizes (pages) that the detector sees; empty: those for the device."
     )
     recogniser_widths: Annotated[tuple[int, ...], NoDecode] = Field(
-        (*range(128, 256, 16), *range(256, 512, 32), *range(512, 1024, 64), *range(1024, 2048, 128), 2048, 2560, 3200),
-        description="Widths in pixels of the line crops (48 px high) that the recogniser sees.",
+        (),
+        description="Widths in pixels of the line crops (48 px high) that the recogniser sees; empty: those fitted "
+        "for the device.",
     )
     recogniser_batches: Annotated[tuple[int, ...], NoDecode] = Field(
-        (1, 2, 3, 4), description="Batch sizes (lines) that the recogniser sees."
+        (), description="Batch sizes (lines) that the recogniser sees; empty: those for the device."
     )
     max_delay_ms: float = Field(50, ge=0, le=10_000, description="Longest wait of a batch's oldest item for company.")
     pages_in_flight: int = Field(
@@ -152,7 +149,7 @@ class Settings(BaseSettings):
     def _parse_sizes(cls, value: object) -> object:
         """Environment form: `960x736,736x960`."""
         if isinstance(value, str):
-            return tuple(tuple(int(side) for side in size.split("x")) for size in value.split(","))
+            return tuple(tuple(int(side) for side in size.split("x")) for size in filter(None, value.split(",")))
         return value
 
     @field_validator("detector_batches", "recogniser_batches", "recogniser_widths", mode="before")
@@ -160,20 +157,20 @@ class Settings(BaseSettings):
     def _parse_numbers(cls, value: object) -> object:
         """Environment form: `1,2,4`."""
         if isinstance(value, str):
-            return tuple(int(number) for number in value.split(","))
+            return tuple(int(number) for number in filter(None, value.split(",")))
         return value
 
     @field_validator("detector_sizes")
     @classmethod
     def _check_sizes(cls, sizes: tuple[Size, ...]) -> tuple[Size, ...]:
-        if not sizes or any(side < 32 or side % 32 for size in sizes for side in size):
+        if any(side < 32 or side % 32 for size in sizes for side in size):
             raise ValueError("each size is height x width, both multiples of 32, such as 960x736")
         return sizes
 
     @field_validator("detector_batches", "recogniser_batches", "recogniser_widths")
     @classmethod
     def _check_numbers(cls, numbers: tuple[int, ...]) -> tuple[int, ...]:
-        if not numbers or min(numbers) < 1:
+        if any(number < 1 for number in numbers):
             raise ValueError("a list of whole numbers from 1 on, such as 1,2,4")
         return numbers
 
@@ -239,7 +236,7 @@ def describe() -> str:
     def shown(name: str, value: object) -> str:
         if name == "data_dir":
             return "`~/.local/share/ocrpool`"
-        return f"`{as_text(value)}`" if value != "" else "(empty)"
+        return f"`{as_text(value)}`" if as_text(value) else "(empty)"
 
     rows = [
         f"| `OCRPOOL_{name.upper()}` | {shown(name, field.default)} | {field.description} |"

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from producer.settings import Settings
 from worker.predictors import Answers, Predictor, Shape
+from worker.shapes import ShapeList
 from worker.tensors import Bucket, Page, Shrunk, portions
 
 #: Probabilities travel as whole numbers up to this.
@@ -49,29 +49,18 @@ TextMap = Answers
 class Detector:
     """Finds text lines. One instance serves every thread."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._buckets = tuple(sorted(settings.detector_sizes, key=lambda size: size[0] * size[1]))
-        self._batches = tuple(sorted(settings.detector_batches))
+    def __init__(self, shapes: ShapeList) -> None:
+        self._buckets = tuple(sorted(shapes.detector_sizes, key=lambda size: size[0] * size[1]))
+        self._batches = tuple(sorted(shapes.detector_batches))
         self.shapes = frozenset(Shape(batch, *size) for size in self._buckets for batch in self._batches)
 
     def max_batch(self, bucket: Bucket) -> int:
         return self._batches[-1]
 
     def prepare(self, page: Page) -> tuple[Shrunk, Bucket]:
-        """How a page is scaled into one of the buckets, keeping its aspect ratio, and which.
-
-        The smallest bucket that gives the page the area it needs, or else the one that gives it most.
-        """
+        """How a page is scaled into one of the buckets, keeping its aspect ratio, and which."""
         height, width = page.shape[:2]
-        pixels = height * width
-        wanted = min(max(pixels * DENSE_AREA, LEAST_AREA), MOST_AREA, pixels * 0.95 * MAX_SCALE**2)
-        scales = [min(rows / height, columns / width, MAX_SCALE) for rows, columns in self._buckets]
-        largest = max(scales)
-        bucket, scale = next(
-            (bucket, scale)
-            for bucket, scale in zip(self._buckets, scales, strict=True)
-            if pixels * scale**2 >= wanted or scale == largest
-        )
+        bucket, scale = place(self._buckets, height, width)
         return Shrunk(page, max(1, round(height * scale)), max(1, round(width * scale))), bucket
 
     def run(self, predictor: Predictor, bucket: Bucket, items: Sequence[Shrunk]) -> list[TextMap]:
@@ -95,6 +84,27 @@ class Detector:
         np.clip(quads, 0, np.array([width - 1, height - 1], np.float32), out=quads)
         sides = np.linalg.norm(quads[:, [1, 3]] - quads[:, :1], axis=2)
         return np.ascontiguousarray(quads[(sides > MIN_PAGE_SIDE).all(axis=1)])
+
+
+def wanted_area(height: int, width: int) -> float:
+    """The pixels that a page of this size needs to be shown with."""
+    pixels = height * width
+    return min(max(pixels * DENSE_AREA, LEAST_AREA), MOST_AREA, pixels * 0.95 * MAX_SCALE**2)
+
+
+def place(buckets: Sequence[Bucket], height: int, width: int) -> tuple[Bucket, float]:
+    """A page's bucket, and its scale there; `buckets` ascend by area.
+
+    The smallest bucket that gives the page the area it needs, or else the one that gives it most.
+    """
+    wanted = wanted_area(height, width)
+    scales = [min(rows / height, columns / width, MAX_SCALE) for rows, columns in buckets]
+    largest = max(scales)
+    return next(
+        (bucket, scale)
+        for bucket, scale in zip(buckets, scales, strict=True)
+        if height * width * scale**2 >= wanted or scale == largest
+    )
 
 
 def _points_inside() -> NDArray[np.float32]:

@@ -27,6 +27,7 @@ from worker.rasterise import Raster
 from worker.reading import arrange, as_quads
 from worker.recognition import LineInput, LineText, Recogniser
 from worker.runtimes import build_predictor, choose
+from worker.shapes import resolve
 from worker.tensors import Bucket, Page, Pixels, portions
 
 In = TypeVar("In")
@@ -175,9 +176,10 @@ class PpOcr:
         choice = choose(settings)
         self.model = f"{choice.model.fingerprint} {choice.execution}"
         self.reason = choice.reason
-        self.detector = Detector(settings)
-        self.recogniser = Recogniser(choice.model, settings)
-        self.orientation = Orientation(settings)
+        shapes = resolve(settings, choice.shapes)
+        self.detector = Detector(shapes)
+        self.recogniser = Recogniser(choice.model, shapes)
+        self.orientation = Orientation(shapes)
         # On a CPU, one thread for each of several batches beats several threads inside one.
         self.on_card = choice.execution.device != "cpu"
         runners = CARD_RUNNERS if self.on_card else settings.predictor_threads or len(os.sched_getaffinity(0))
@@ -206,9 +208,8 @@ class PpOcr:
         self.recognising = stage(Stage.RECOGNISER, recogniser.shapes, self._recognise, recogniser.max_batch)
 
     def _recognise(self, predictor: Predictor, bucket: Bucket, lines: list[LineInput]) -> list[LineText]:
-        real, all_pixels = self.recogniser.pixels(bucket, lines)
-        metrics.LINE_PIXELS.labels("text").inc(real)
-        metrics.LINE_PIXELS.labels("padding").inc(all_pixels - real)
+        for kind, pixels in zip(("text", "padding", "empty"), self.recogniser.pixels(bucket, lines), strict=True):
+            metrics.LINE_PIXELS.labels(kind).inc(pixels)
         return self.recogniser.run(predictor, bucket, lines)
 
     @property

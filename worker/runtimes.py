@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from producer.cards import cards_for
 from producer.errors import Unavailable
 from producer.settings import Settings
-from worker import kernels
+from worker import kernels, shapes
 from worker.models import SOURCES, Model, load_model
 from worker.predictors import Device, Execution, Predictor, Shape, Stage, fake, onnx, paddle
 
@@ -28,6 +28,13 @@ class Choice:
     model: Model
     execution: Execution
     reason: str
+
+    @property
+    def shapes(self) -> shapes.Device:
+        """Whose list of shapes fits."""
+        if self.execution.device != "cpu":
+            return "cuda"
+        return "cpu-paddle" if self.model.runtime == "paddle" else "cpu"
 
 
 def choose(settings: Settings) -> Choice:

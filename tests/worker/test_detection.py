@@ -3,14 +3,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.settings import Settings
 from worker.detection import BOX_THRESHOLD, CERTAIN, MAX_BOXES, MAX_SCALE, Detector
 from worker.models import available_models, load_model
 from worker.predictors import Execution, Shape, Stage
 from worker.runtimes import build_predictor
+from worker.shapes import DEFAULTS
 from worker.tensors import Pixels, Shrunk
 
 SIDES = st.integers(1, 6000)
@@ -18,16 +18,17 @@ SIDES = st.integers(1, 6000)
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return Detector(Settings())
+    return Detector(DEFAULTS["cpu"])
 
 
 def blank(height: int, width: int) -> Pixels:
     return np.broadcast_to(np.uint8(255), (height, width, 3))
 
 
+@settings(deadline=None)
 @given(height=SIDES, width=SIDES)
 def test_a_page_of_any_size_fits_its_bucket_undistorted(height: int, width: int) -> None:
-    detector = Detector(Settings())
+    detector = Detector(DEFAULTS["cpu"])
 
     item, bucket = detector.prepare(blank(height, width))
 
@@ -124,7 +125,7 @@ def test_a_line_is_kept_for_its_mean_probability(width: int, height: int, angle:
     corners = cv2.boxPoints(((240, 240), (width, height), angle)).astype(np.int32)
     cv2.fillPoly(drawn, [corners], (round(probability * CERTAIN),))
 
-    quads = Detector(Settings()).finish(drawn, Shrunk(blank(480, 480), 480, 480))
+    quads = Detector(DEFAULTS["cpu"]).finish(drawn, Shrunk(blank(480, 480), 480, 480))
 
     # Then it is found or not by that, give or take the box's rim
     assert len(quads) == 1 or probability < BOX_THRESHOLD * 1.3
