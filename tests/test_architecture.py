@@ -27,7 +27,11 @@ LAYERS = [
     {"gateway", "cli"},
 ]
 #: Runtimes that are heavy or not everywhere: each is imported in one module, inside a function.
-HEAVY = {"paddle": "worker/predictors/paddle.py", "onnxruntime": "worker/predictors/onnx.py"}
+HEAVY = {
+    "paddle": "worker/predictors/paddle.py",
+    "onnxruntime": "worker/predictors/onnx.py",
+    "paddlex": "worker/official.py",
+}
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

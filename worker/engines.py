@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from producer.errors import InvalidRequest
 from producer.job import Line, PageResult, ReadOptions, Timings
 from producer.settings import Settings
 from worker import metrics
@@ -106,6 +107,7 @@ class Passage(Protocol):
         """The page's text. Blocks until its batches are through.
 
         Raises:
+            InvalidRequest: orientation was asked for, which the model cannot tell.
             JobEnded: the job's deadline passed, or it was cancelled, before the page was read.
             ProcessingError: the models failed on this page.
         """
@@ -166,7 +168,12 @@ class PpOcr:
 
         detector, turner, recogniser = self.detector, self.orientation, self.recogniser
         self.detecting = stage(Stage.DETECTOR, detector.shapes, detector.run, detector.max_batch)
-        self.turning = stage(Stage.ORIENTATION, turner.shapes, turner.run, turner.max_batch)
+        #: Not every model comes with a classifier.
+        self.turning = (
+            stage(Stage.ORIENTATION, turner.shapes, turner.run, turner.max_batch)
+            if choice.model.tells_orientation
+            else None
+        )
         self.recognising = stage(Stage.RECOGNISER, recogniser.shapes, self._recognise, recogniser.max_batch)
 
     def _recognise(self, predictor: Predictor, bucket: Bucket, lines: list[LineInput]) -> list[LineText]:
@@ -178,7 +185,7 @@ class PpOcr:
     @property
     def stages(self) -> tuple[BatchedStage[Any, Any], ...]:
         """In the order in which a page passes them."""
-        return self.detecting, self.turning, self.recognising
+        return tuple(stage for stage in (self.detecting, self.turning, self.recognising) if stage is not None)
 
     def start(self) -> None:
         for stage in self.stages:
@@ -251,8 +258,11 @@ class _PpOcrPassage:
         ]
 
     def _turn(self, lines: list[LineInput]) -> list[Literal[0, 180]]:
+        turning = self.engine.turning
+        if turning is None:
+            raise InvalidRequest(f"The pool's model {self.engine.model} has no classifier: ask without orientation.")
         items = self.engine.orientation.prepare(lines)
-        answers = [self._submit(self.engine.turning, item, item.bucket) for item in items]
+        answers = [self._submit(turning, item, item.bucket) for item in items]
         turned = settle(lines, [answer.result() for answer in answers])
         return [180 if turn else 0 for turn in turned]
 
