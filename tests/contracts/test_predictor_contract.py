@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from tests.model_folders import write_folder
 from worker.models import Model, Stage, available_models, build_predictor, load_model
 from worker.predictors import Predictor, Shape, ShapeRefused, Tensor
 from worker.predictors.fake import FakePredictor, character_scores
@@ -30,12 +31,16 @@ def noise(shape: Shape) -> Tensor:
     return values.astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=["fake", "PP-OCRv6_small", "PP-OCRv4_mobile"])
-def model(request: pytest.FixtureRequest) -> Model:
-    name: str = request.param
+@pytest.fixture(
+    scope="module",
+    params=["fake", "PP-OCRv6_small", "PP-OCRv4_mobile", "PP-OCRv6_small in a folder", "PP-OCRv4_mobile in a folder"],
+)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    name, _, in_a_folder = request.param.partition(" ")
     if name != "fake" and name not in available_models():
         pytest.skip(f"{name} is not installed")
-    return load_model(name)
+    model = load_model(name)
+    return load_model(str(write_folder(tmp_path_factory.mktemp("models"), model))) if in_a_folder else model
 
 
 @pytest.fixture(params=list(Stage))

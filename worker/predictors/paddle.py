@@ -22,6 +22,8 @@ Device = Literal["cpu", "cuda", "tensorrt"]
 _MEMORY_POOL_MB = 100
 #: Device memory that TensorRT may use for one layer while it tries out its kernels.
 _WORKSPACE_BYTES = 1 << 30
+#: Each kept shape of a recogniser takes about 10 MB.
+MOST_ONEDNN_SHAPES = 48
 #: Smaller parts of a graph stay in Paddle: entering an engine costs more than it saves.
 _SMALLEST_SUBGRAPH = 3
 
@@ -37,8 +39,6 @@ class PaddleOptions:
     threads: int = 1
     #: The card's number among those that this process sees.
     card: int = 0
-    #: Shapes whose oneDNN primitives are kept. Unlimited (0) crashes, and leaks under changing shapes.
-    onednn_shapes: int = 10
     #: Folder below which TensorRT's engines are kept; none: they are built at each start.
     engines: Path | None = None
     #: Print the time of every operator when the predictor is closed.
@@ -74,11 +74,16 @@ def version(device: Device = "cpu") -> str:
     return f"paddle {paddle.__version__} {device}{of_device}"
 
 
-def missing(device: Device) -> str:
-    """What the installed Paddle lacks for a device, or nothing."""
+def missing(device: Device, graph: Path) -> str:
+    """What keeps the installed Paddle from running a model on a device, or nothing."""
     paddle = _paddle()
+    if device == "tensorrt" and graph.suffix == ".json":
+        return (
+            "Paddle gives models to TensorRT as inference.pdmodel, and this one is inference.json; "
+            "use the device cuda, or the model as ONNX with onnxruntime"
+        )
     if device != "cpu" and not paddle.is_compiled_with_cuda():
-        return f"paddle {paddle.__version__} is built without CUDA: paddlepaddle-gpu is needed"
+        return f"paddle {paddle.__version__} is built without CUDA; paddlepaddle-gpu is needed"
     if device == "tensorrt" and not any(paddle.inference.get_trt_compile_version()):
         return f"paddle {paddle.__version__} is built without TensorRT"
     if device != "cpu" and not paddle.device.cuda.device_count():
@@ -134,7 +139,7 @@ def configure(folder: Path, options: PaddleOptions, shapes: frozenset[Shape]) ->
     config.switch_ir_optim(True)
     config.enable_memory_optim()
     if graph.suffix == ".json":
-        # Without these, the passes of the former format are looked up for the new one, and memory planning fails.
+        # Else the passes of the former format are looked up for the newer one, and the planning of memory fails.
         config.enable_new_ir(True)
         config.enable_new_executor()
     if options.profile:
@@ -143,9 +148,9 @@ def configure(folder: Path, options: PaddleOptions, shapes: frozenset[Shape]) ->
         config.disable_gpu()
         config.set_cpu_math_library_num_threads(options.threads)
         config.enable_mkldnn()
-        config.set_mkldnn_cache_capacity(options.onednn_shapes)
+        config.set_mkldnn_cache_capacity(onednn_capacity(shapes))
         return config
-    if lacking := missing(options.device):
+    if lacking := missing(options.device, graph):
         raise Unavailable(f"{folder.name} cannot run on {options.device}: {lacking}.")
     use_gpu(config, options)
     if options.device == "tensorrt":
@@ -166,12 +171,6 @@ def use_gpu(config: Any, options: PaddleOptions) -> None:
 
 
 def _use_tensorrt(config: Any, folder: Path, options: PaddleOptions, shapes: frozenset[Shape]) -> None:
-    paddle = _paddle()
-    if program(folder).suffix == ".json":
-        raise Unavailable(
-            f"{folder.name} cannot run on tensorrt: inside Paddle it takes models as inference.pdmodel, and this one "
-            "is inference.json. Use the device cuda, or the model's ONNX form with onnxruntime."
-        )
     config.enable_tensorrt_engine(**tensorrt_arguments(options, shapes))
     config.set_trt_dynamic_shape_info(**dynamic_shapes(input_name(folder), shapes))
     if options.engines is not None:
@@ -180,7 +179,7 @@ def _use_tensorrt(config: Any, folder: Path, options: PaddleOptions, shapes: fro
             folder,
             precision=options.precision,
             shapes=shapes,
-            card=paddle.device.cuda.get_device_name(options.card),
+            card=_paddle().device.cuda.get_device_name(options.card),
             runtime=version("tensorrt"),
         )
         config.set_optim_cache_dir(str(kept))
@@ -195,6 +194,14 @@ def input_name(folder: Path) -> str:
     config.switch_ir_optim(False)
     name: str = inference.create_predictor(config).get_input_names()[0]
     return name
+
+
+def onednn_capacity(shapes: Iterable[Shape]) -> int:
+    """Shapes whose oneDNN primitives are kept: every one on the list, within bounds.
+
+    Unlimited, the cache leaks; zero crashes. What is forgotten is prepared anew, which takes up to 0.4 of a batch.
+    """
+    return min(max(len(frozenset(shapes)), 1), MOST_ONEDNN_SHAPES)
 
 
 class PaddlePredictor:
@@ -229,9 +236,10 @@ class PaddlePredictor:
         return output
 
     def warm_up(self) -> None:
-        """Run every shape on a card; on a CPU the smallest: oneDNN keeps the primitives of a few shapes only."""
+        """Run every shape, or the smallest where oneDNN would forget most of them again."""
         by_size = sorted(self.shapes, key=lambda shape: shape.batch * shape.height * shape.width)
-        for shape in by_size[:1] if self._options.device == "cpu" else by_size:
+        keeps_all = self._options.device != "cpu" or len(by_size) <= onednn_capacity(by_size)
+        for shape in by_size if keeps_all else by_size[:1]:
             self.run(np.zeros((shape.batch, 3, shape.height, shape.width), np.float32))
 
     def close(self) -> None:
