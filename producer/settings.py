@@ -59,6 +59,18 @@ class Settings(BaseSettings):
     model_download: bool = Field(
         True, description="Whether PaddleX, where installed, may fetch a model that was named and is not here."
     )
+    device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
+        "auto", description="Where the models run; what cannot be used falls back to the next: tensorrt, cuda, cpu."
+    )
+    precision: Literal["auto", "fp32", "fp16"] = Field(
+        "auto", description="Arithmetic of the models on a card; `auto` is fp16. A CPU always computes in fp32."
+    )
+    preprocess: Literal["auto", "host"] = Field(
+        "auto", description="Where batches are made of pages: beside the models, or in the host's memory."
+    )
+    strict_runtime: bool = Field(
+        False, description="Refuse to start where `OCRPOOL_DEVICE` cannot be used, instead of falling back."
+    )
     predictor_threads: int = Field(0, ge=0, le=256, description="CPU threads of the models; 0 takes every core.")
     detector_sizes: Annotated[tuple[Size, ...], NoDecode] = Field(
         (

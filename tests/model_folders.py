@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 
 from worker import zoo
-from worker.models import Model, Stage
-from worker.predictors import onnx
+from worker.models import Model
+from worker.predictors import Stage, graph
 
 #: What PaddleX calls the folders of `PP-OCRv6_small` and the like.
 FOLDERS = {Stage.DETECTOR: "det", Stage.RECOGNISER: "rec", Stage.ORIENTATION: "textline_ori"}
@@ -19,7 +19,7 @@ def bundled_characters(name: str) -> Sequence[str]:
     bundle = zoo.BUNDLES[name].files()
     assert bundle is not None
     if bundle.characters.suffix == ".onnx":
-        return onnx.read_characters(bundle.characters)
+        return graph.read_characters(bundle.characters)
     return zoo.read_characters(bundle.characters)
 
 

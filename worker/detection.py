@@ -6,15 +6,14 @@ Post-processing follows Differentiable Binarization (Liao et al., arXiv:1911.089
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from producer.settings import Settings
-from worker.predictors import Predictor, Shape, Tensor
-from worker.tensors import Bucket, Pixels, assemble, batch_size
+from worker.predictors import Answers, Predictor, Shape
+from worker.tensors import Bucket, Page, Shrunk, portions
 
 #: A pixel of the map belongs to text above this probability.
 PIXEL_THRESHOLD = 0.3
@@ -38,15 +37,8 @@ LEAST_AREA, MOST_AREA = 480_000, 900_000
 DENSE_AREA = 0.1
 
 Quads = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class DetectorInput:
-    """One page, scaled to fit its bucket. The size of the page itself is in pixels."""
-
-    pixels: Pixels
-    page_height: int
-    page_width: int
+#: `uint8[h, w]`: the probability of text at each pixel of a shrunk page, times 255.
+TextMap = Answers
 
 
 class Detector:
@@ -60,8 +52,8 @@ class Detector:
     def max_batch(self, bucket: Bucket) -> int:
         return self._batches[-1]
 
-    def prepare(self, page: Pixels) -> tuple[DetectorInput, Bucket]:
-        """Scale `uint8[H, W, 3]` (RGB) into one of the buckets, keeping its aspect ratio.
+    def prepare(self, page: Page) -> tuple[Shrunk, Bucket]:
+        """How a page is scaled into one of the buckets, keeping its aspect ratio, and which.
 
         The smallest bucket that gives the page the area it needs, or else the one that gives it most.
         """
@@ -75,40 +67,39 @@ class Detector:
             for bucket, scale in zip(self._buckets, scales, strict=True)
             if pixels * scale**2 >= wanted or scale == largest
         )
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        scaled = page if size == (width, height) else cv2.resize(page, size, interpolation=interpolation)
-        return DetectorInput(np.asarray(scaled, np.uint8), height, width), bucket
+        return Shrunk(page, max(1, round(height * scale)), max(1, round(width * scale))), bucket
 
-    def run(self, predictor: Predictor, bucket: Bucket, items: Sequence[DetectorInput]) -> list[Tensor]:
-        """One probability map `float32[h, w]` for each item, cut to the item's own size."""
-        batch = assemble([item.pixels for item in items], batch_size(self._batches, len(items)), bucket)
-        maps = predictor.run(batch)
-        return [maps[n, 0, : item.pixels.shape[0], : item.pixels.shape[1]] for n, item in enumerate(items)]
+    def run(self, predictor: Predictor, bucket: Bucket, items: Sequence[Shrunk]) -> list[TextMap]:
+        """The text map of each item, cut to its own size."""
+        found: list[TextMap] = []
+        for slots in portions(self._batches, len(items)):
+            part = items[len(found) : len(found) + slots]
+            maps = predictor.run(predictor.kernels.shrink(part, slots, bucket))
+            found += [text[: item.height, : item.width] for text, item in zip(maps, part, strict=False)]
+        return found
 
-    def finish(self, probabilities: Tensor, item: DetectorInput) -> Quads:
+    def finish(self, text: TextMap, item: Shrunk) -> Quads:
         """The quads of the page's text lines: `float32[N, 4, 2]`, (x, y) in pixels of the page.
 
         Corners run clockwise from the top left; the edges lie at most 45 degrees off the page's, so a line that runs
         upwards or downwards gives a tall quad.
         """
-        scale = np.array(
-            [item.page_width / probabilities.shape[1], item.page_height / probabilities.shape[0]], np.float32
-        )
-        quads = _boxes(probabilities) * scale
-        np.clip(quads, 0, np.array([item.page_width - 1, item.page_height - 1], np.float32), out=quads)
+        height, width = item.page.shape[:2]
+        scale = np.array([width / text.shape[1], height / text.shape[0]], np.float32)
+        quads = _boxes(text) * scale
+        np.clip(quads, 0, np.array([width - 1, height - 1], np.float32), out=quads)
         sides = np.linalg.norm(quads[:, [1, 3]] - quads[:, :1], axis=2)
         return np.ascontiguousarray(quads[(sides > MIN_PAGE_SIDE).all(axis=1)])
 
 
-def _boxes(probabilities: Tensor) -> Quads:
+def _boxes(text_map: TextMap) -> Quads:
     """Rotated rectangles around the map's text, as quads in its own pixels."""
-    text = cv2.dilate((probabilities > PIXEL_THRESHOLD).view(np.uint8), np.ones((2, 2), np.uint8))
+    text = cv2.dilate((text_map > 255 * PIXEL_THRESHOLD).view(np.uint8), np.ones((2, 2), np.uint8))
     contours, _ = cv2.findContours(text, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     rectangles = np.array([_flat(cv2.minAreaRect(contour)) for contour in contours[:MAX_BOXES]], np.float32)
     rectangles = rectangles.reshape(-1, 5)
     rectangles = rectangles[rectangles[:, 2:4].min(axis=1, initial=np.inf) >= MIN_SIDE]
-    scores = np.array([_mean_inside(probabilities, quad) for quad in _corners(rectangles)])
+    scores = np.array([_mean_inside(text_map, quad) for quad in _corners(rectangles)])
     rectangles = rectangles[scores >= BOX_THRESHOLD]
     sides = rectangles[:, 2:4]
     # A rectangle that grows by the same distance on each side stays a rectangle: no polygon clipping is needed.
@@ -135,11 +126,11 @@ def _corners(rectangles: NDArray[np.float32]) -> Quads:
     return np.stack(corners, axis=1).astype(np.float32)
 
 
-def _mean_inside(probabilities: Tensor, quad: NDArray[np.float32]) -> float:
+def _mean_inside(text_map: TextMap, quad: NDArray[np.float32]) -> float:
     """The mean of the map inside a quad."""
-    limit = np.array(probabilities.shape[::-1]) - 1
+    limit = np.array(text_map.shape[::-1]) - 1
     low = np.clip(np.floor(quad.min(axis=0)).astype(int), 0, limit)
     high = np.clip(np.ceil(quad.max(axis=0)).astype(int), 0, limit) + 1
     mask = np.zeros((high - low)[::-1], np.uint8)
     cv2.fillPoly(mask, [(quad - low).astype(np.int32)], (1,))
-    return cv2.mean(probabilities[low[1] : high[1], low[0] : high[0]], mask)[0]
+    return cv2.mean(text_map[low[1] : high[1], low[0] : high[0]], mask)[0] / 255

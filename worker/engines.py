@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from producer.errors import InvalidRequest
+from producer.errors import EngineOutOfMemory, InvalidRequest
 from producer.job import Line, PageResult, ReadOptions, Timings
 from producer.settings import Settings
 from worker import metrics
 from worker.batcher import Batcher, BatchObserver
 from worker.detection import Detector, Quads
-from worker.models import Stage, build_predictor, choose_predictor
 from worker.orientation import Orientation, settle
-from worker.predictors import Predictor, Shape
+from worker.predictors import Predictor, Shape, Stage
 from worker.rasterise import RasterPage
 from worker.reading import arrange, as_quad
 from worker.recognition import LineInput, LineText, Recogniser
-from worker.tensors import Bucket, Pixels
+from worker.runtimes import build_predictor, choose
+from worker.tensors import Bucket, Page, Pixels
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -32,6 +32,8 @@ Run = Callable[[Predictor, Bucket, list[In]], Sequence[Out]]
 
 #: Items that may wait before a stage, for each page in flight: beyond it `submit` blocks, which bounds the memory.
 _LINES_PER_PAGE = 256
+#: Batches of one stage that one process has on a card at a time.
+CARD_RUNNERS = 1
 #: A batch that runs longer than this hangs: it is many times what the largest shape takes on one slow core.
 _STUCK_S = 120
 
@@ -65,6 +67,17 @@ class BatchedStage(Generic[In, Out]):
     def warm_up(self) -> None:
         with ThreadPoolExecutor(len(self._predictors)) as pool:
             list(pool.map(lambda predictor: predictor.warm_up(), self._predictors))
+
+    def load(self, pixels: Pixels) -> Page:
+        """Bring a page to where the stage's batches are made.
+
+        Raises:
+            EngineOutOfMemory: there is no room for it.
+        """
+        try:
+            return self._predictors[0].kernels.load(pixels)
+        except MemoryError as error:
+            raise EngineOutOfMemory from error
 
     def trouble(self) -> str:
         if self.batcher.runners_alive < len(self._predictors):
@@ -151,19 +164,20 @@ class PpOcr:
     name = "pp-ocr"
 
     def __init__(self, settings: Settings) -> None:
-        choice = choose_predictor(settings)
-        self.model = choice.model.fingerprint
+        choice = choose(settings)
+        self.model = f"{choice.model.fingerprint} {choice.execution}"
         self.reason = choice.reason
         self.detector = Detector(settings)
         self.recogniser = Recogniser(choice.model, settings)
         self.orientation = Orientation(settings)
         # On a CPU, one thread for each of several batches beats several threads inside one.
-        runners = settings.predictor_threads or os.cpu_count() or 1
+        on_cpu = choice.execution.device == "cpu"
+        runners = (settings.predictor_threads or os.cpu_count() or 1) if on_cpu else CARD_RUNNERS
 
         def stage(
             kind: Stage, shapes: Iterable[Shape], run: Run[In, Out], max_batch: Callable[[Bucket], int]
         ) -> BatchedStage[In, Out]:
-            predictors = [build_predictor(choice.model, kind, shapes, threads=1) for _ in range(runners)]
+            predictors = [build_predictor(choice.model, kind, shapes, choice.execution) for _ in range(runners)]
             return BatchedStage(kind.value, run, max_batch, predictors=predictors, settings=settings)
 
         detector, turner, recogniser = self.detector, self.orientation, self.recogniser
@@ -216,9 +230,10 @@ class _PpOcrPassage:
 
     def read(self, page: int, raster: RasterPage, rasterise_ms: float) -> PageResult:
         started = time.perf_counter()
-        quads = self._detect(raster.pixels)
+        loaded = self.engine.detecting.load(raster.pixels)
+        quads = self._detect(loaded)
         detected = time.perf_counter()
-        lines = self._recognise(raster.pixels, quads)
+        lines = self._recognise(loaded, quads)
         recognised = time.perf_counter()
         height, width = raster.pixels.shape[:2]
         ordered, text = arrange(lines)
@@ -238,14 +253,14 @@ class _PpOcrPassage:
             ),
         )
 
-    def _detect(self, pixels: Pixels) -> Quads:
-        item, bucket = self.engine.detector.prepare(pixels)
+    def _detect(self, page: Page) -> Quads:
+        item, bucket = self.engine.detector.prepare(page)
         answer = self._submit(self.engine.detecting, item, bucket)
         self.at_detector()
         return self.engine.detector.finish(answer.result(), item)
 
-    def _recognise(self, pixels: Pixels, quads: Quads) -> list[Line]:
-        lines = self.engine.recogniser.prepare(pixels, quads)
+    def _recognise(self, page: Page, quads: Quads) -> list[Line]:
+        lines = self.engine.recogniser.prepare(page, quads)
         angles = self._turn(lines) if self.options.orientation else [0] * len(lines)
         lines = [line.turned() if angle else line for line, angle in zip(lines, angles, strict=True)]
         answers = [self._submit(self.engine.recognising, line, line.bucket) for line in lines]

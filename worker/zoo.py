@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -13,18 +12,11 @@ import structlog
 
 from producer.errors import Unavailable
 from worker import official
+from worker.predictors import Stage
 
 log = structlog.get_logger(__name__)
 
 Runtime = Literal["onnxruntime", "paddle", "fake"]
-
-
-class Stage(StrEnum):
-    """What a model does."""
-
-    DETECTOR = "detector"
-    RECOGNISER = "recogniser"
-    ORIENTATION = "orientation"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from producer.errors import Unavailable
 from producer.settings import Settings
 from tests.model_folders import write_description, write_folder
 from worker import official
-from worker.models import Stage, available_models, choose_predictor, load_model
+from worker.models import available_models, load_model
+from worker.predictors import Stage
+from worker.runtimes import choose
 
 needs_v6 = pytest.mark.skipif("PP-OCRv6_small" not in available_models(), reason="PP-OCRv6_small is not installed")
 needs_v4 = pytest.mark.skipif("PP-OCRv4_mobile" not in available_models(), reason="PP-OCRv4_mobile is not installed")
@@ -42,10 +44,10 @@ def test_an_unknown_model_is_refused_with_the_list_of_those_that_run_here() -> N
 
 @needs_v6
 def test_auto_takes_the_first_model_that_this_machine_runs_and_says_why() -> None:
-    choice = choose_predictor(Settings())
+    choice = choose(Settings())
 
     assert choice.model.name == "PP-OCRv6_small"
-    assert choice.reason.startswith("PP-OCRv6_small on onnxruntime: ")
+    assert choice.reason.startswith("PP-OCRv6_small on onnxruntime, ")
 
 
 def test_auto_passes_over_what_is_missing_and_says_what(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +55,7 @@ def test_auto_passes_over_what_is_missing_and_says_what(monkeypatch: pytest.Monk
     monkeypatch.setattr("worker.predictors.paddle.installed", lambda: False)
 
     with pytest.raises(Unavailable, match=r"onnxruntime is not installed.*Install ocrpool\[cpu\]"):
-        choose_predictor(Settings())
+        choose(Settings())
 
 
 @needs_v6
@@ -61,11 +63,11 @@ def test_a_model_without_files_for_a_runtime_is_not_run_by_it(cache: Path) -> No
     settings = Settings(predictor="paddle", model="PP-OCRv6_small", model_download=False)
 
     with pytest.raises(Unavailable, match=r"not on this machine for paddle, and downloads are off"):
-        choose_predictor(settings)
+        choose(settings)
 
 
 def test_the_fake_is_taken_only_when_asked_for() -> None:
-    choice = choose_predictor(Settings(predictor="fake"))
+    choice = choose(Settings(predictor="fake"))
 
     assert choice.model.runtime == "fake"
     assert choice.model.fingerprint == "fake"
@@ -88,7 +90,7 @@ def test_a_folder_in_paddlexs_format_is_the_same_model(name: str, tmp_path: Path
     model = load_model(name)
     folder = write_folder(tmp_path / "invoices", model)
 
-    choice = choose_predictor(Settings(model=str(folder)))
+    choice = choose(Settings(model=str(folder)))
 
     assert choice.model.name == "invoices"
     assert choice.model.runtime == model.runtime
@@ -158,8 +160,8 @@ def test_a_name_is_found_in_paddlexs_cache_in_either_format(cache: Path, tmp_pat
         for stage in ("det", "rec"):
             (folder / stage).rename(cache / part.format(f"PP-OCRv5_server_{stage}"))
 
-    on_onnx = choose_predictor(Settings(model="PP-OCRv5_server"))
-    on_paddle = choose_predictor(Settings(model="PP-OCRv5_server", predictor="paddle"))
+    on_onnx = choose(Settings(model="PP-OCRv5_server"))
+    on_paddle = choose(Settings(model="PP-OCRv5_server", predictor="paddle"))
 
     assert on_onnx.model.paths[Stage.RECOGNISER] == cache / "PP-OCRv5_server_rec_onnx" / "inference.onnx"
     assert on_paddle.model.paths[Stage.DETECTOR] == cache / "PP-OCRv5_server_det"
@@ -220,7 +222,7 @@ def paddlex(monkeypatch: pytest.MonkeyPatch, cache: Path, tmp_path: Path) -> Non
 def test_a_model_that_is_not_here_is_downloaded_in_a_format_that_is_offered(cache: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "upstream", load_model("PP-OCRv4_mobile"))
 
-    choice = choose_predictor(Settings(model="PP-OCRv4_server"))
+    choice = choose(Settings(model="PP-OCRv4_server"))
 
     assert choice.model.runtime == "paddle"
     assert choice.model.paths[Stage.DETECTOR] == cache / "PP-OCRv4_server_det"
@@ -231,9 +233,9 @@ def test_a_model_that_is_not_here_is_downloaded_in_a_format_that_is_offered(cach
 @pytest.mark.usefixtures("paddlex")
 def test_downloads_that_fail_say_why_in_one_line() -> None:
     with pytest.raises(Unavailable, match=r"No onnx package for PP-OCRv5_server_det") as refused:
-        choose_predictor(Settings(model="PP-OCRv5_server", predictor="onnxruntime"))
+        choose(Settings(model="PP-OCRv5_server", predictor="onnxruntime"))
     with pytest.raises(Unavailable, match="PaddleX has no model PP-OCRv7_small_det"):
-        choose_predictor(Settings(model="PP-OCRv7_small", predictor="onnxruntime"))
+        choose(Settings(model="PP-OCRv7_small", predictor="onnxruntime"))
 
     assert "\n" not in str(refused.value)
 
@@ -245,9 +247,9 @@ def test_nothing_is_downloaded_that_was_not_asked_for(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(official, "download", refuse)
 
-    choose_predictor(Settings())
+    choose(Settings())
     with pytest.raises(Unavailable, match="downloads are off"):
-        choose_predictor(Settings(model="PP-OCRv5_server", model_download=False))
+        choose(Settings(model="PP-OCRv5_server", model_download=False))
 
 
 @pytest.mark.skipif(find_spec("paddlex") is None, reason="paddlex is not installed: pip install paddlex")

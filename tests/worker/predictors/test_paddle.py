@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from producer.errors import Unavailable
 from tests.model_folders import FOLDERS, write_folder
-from worker.models import Stage, available_models, load_model
-from worker.predictors import Shape, ShapeRefused
+from worker.models import available_models, load_model
+from worker.predictors import Execution, Shape, Stage
 from worker.predictors.engine_files import engine_folder
 from worker.predictors.paddle import (
     MOST_ONEDNN_SHAPES,
-    PaddleOptions,
     PaddlePredictor,
     configure,
     dynamic_shapes,
     input_name,
     onednn_capacity,
     tensorrt_arguments,
-    use_gpu,
+    troubles,
+    use_card,
+    version,
 )
 
 pytestmark = pytest.mark.skipif("PP-OCRv4_mobile" not in available_models(), reason="no Paddle, or no models for it")
@@ -37,17 +38,20 @@ SHAPES = frozenset({Shape(1, 48, 320), Shape(8, 48, 320), Shape(1, 48, 128), Sha
 
 
 @pytest.fixture(scope="module")
-def inference() -> Any:
+def paddle() -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)
-        import paddle.inference
+        import_module("paddle.inference")
+    return import_module("paddle")
+
+
+@pytest.fixture(scope="module")
+def inference(paddle: Any) -> Any:
     return paddle.inference
 
 
 @pytest.fixture(scope="module")
-def without_cuda() -> None:
-    import paddle
-
+def without_cuda(paddle: Any) -> None:
     if paddle.is_compiled_with_cuda():
         pytest.skip("this Paddle has CUDA and does not refuse it")
 
@@ -58,10 +62,8 @@ def recogniser() -> Path:
 
 
 @pytest.fixture(scope="module")
-def newer_format(tmp_path_factory: pytest.TempPathFactory, inference: Any) -> Path:
+def newer_format(tmp_path_factory: pytest.TempPathFactory, paddle: Any) -> Path:
     """A small network as `inference.json`, the format of Paddle 3."""
-    import paddle
-
     folder = tmp_path_factory.mktemp("newer")
     paddle.seed(7)
     network = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 3, padding=1), paddle.nn.Softmax(axis=1))
@@ -82,7 +84,7 @@ def table(config: Any) -> dict[str, str]:
 
 
 def test_on_a_cpu_onednn_keeps_the_listed_shapes(recogniser: Path) -> None:
-    config = configure(recogniser, PaddleOptions(threads=3), SHAPES)
+    config = configure(recogniser, Execution(threads=3), SHAPES)
 
     said = table(config)
     assert not config.use_gpu()
@@ -92,7 +94,7 @@ def test_on_a_cpu_onednn_keeps_the_listed_shapes(recogniser: Path) -> None:
     assert config.cpu_math_library_num_threads() == 3
     assert said["mkldnn_cache_capacity"] == "4"
     assert (said["memory_optim"], said["enable_profile"]) == ("true", "false")
-    assert table(configure(recogniser, PaddleOptions(profile=True), SHAPES))["enable_profile"] == "true"
+    assert table(configure(recogniser, Execution(profile=True), SHAPES))["enable_profile"] == "true"
 
 
 def test_onednns_cache_is_neither_unlimited_nor_empty() -> None:
@@ -102,27 +104,23 @@ def test_onednns_cache_is_neither_unlimited_nor_empty() -> None:
     assert onednn_capacity([]) == 1
 
 
-def test_paddle_3s_format_runs_and_agrees_with_the_network(newer_format: Path) -> None:
+def test_paddle_3s_format_runs_and_agrees_with_the_network(newer_format: Path, paddle: Any) -> None:
     shape = Shape(2, 32, 64)
     batch = np.random.default_rng(7).uniform(-1, 1, (2, 3, 32, 64)).astype(np.float32)
-    predictor = PaddlePredictor(newer_format, [shape], PaddleOptions())
-    import paddle
-
+    predictor = PaddlePredictor(newer_format, Stage.ORIENTATION, [shape], Execution())
     network = paddle.jit.load(str(newer_format / "inference"))
     network.eval()
 
     predictor.warm_up()
     output = predictor.run(batch)
 
-    assert configure(newer_format, PaddleOptions(), SHAPES).new_ir_enabled()
+    assert configure(newer_format, Execution(), SHAPES).new_ir_enabled()
     assert np.allclose(output, network(paddle.to_tensor(batch)).numpy(), atol=1e-5)
-    with pytest.raises(ShapeRefused, match=r"1x3x32x32; the configured shapes are 2x3x32x64"):
-        predictor.run(np.zeros((1, 3, 32, 32), np.float32))
 
 
 def test_a_profile_is_printed_when_the_predictor_is_closed(recogniser: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shape = Shape(1, 48, 128)
-    predictor = PaddlePredictor(recogniser, [shape], PaddleOptions(profile=True))
+    predictor = PaddlePredictor(recogniser, Stage.RECOGNISER, [shape], Execution(profile=True))
     predictor.warm_up()
     predictor.close()
 
@@ -132,7 +130,7 @@ def test_a_profile_is_printed_when_the_predictor_is_closed(recogniser: Path, cap
 def test_the_arguments_for_a_card_are_paddles(inference: Any, recogniser: Path) -> None:
     config = inference.Config(str(recogniser / "inference.pdmodel"), str(recogniser / "inference.pdiparams"))
 
-    use_gpu(config, PaddleOptions("cuda", "fp16"))
+    use_card(config, Execution("cuda", half=True))
 
     assert config.memory_pool_init_size_mb() == 100
     with pytest.raises(TypeError, match="incompatible function arguments"):
@@ -140,13 +138,13 @@ def test_the_arguments_for_a_card_are_paddles(inference: Any, recogniser: Path) 
 
 
 @pytest.mark.usefixtures("without_cuda")
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_cpu_build_refuses_tensorrt_only_after_it_took_the_arguments(inference: Any, precision: Any) -> None:
+@pytest.mark.parametrize("half", [False, True])
+def test_a_cpu_build_refuses_tensorrt_only_after_it_took_the_arguments(inference: Any, half: bool) -> None:
     config = inference.Config()
-    arguments = tensorrt_arguments(PaddleOptions("tensorrt", precision, engines=Path("engines")), SHAPES)
+    arguments = tensorrt_arguments(Execution("tensorrt", half=half), SHAPES)
 
     assert arguments["max_batch_size"] == 8
-    assert arguments["precision_mode"].name == {"fp32": "Float32", "fp16": "Half"}[precision]
+    assert arguments["precision_mode"].name == ("Half" if half else "Float32")
     assert arguments["use_static"]
     assert not arguments["use_calib_mode"]
     with pytest.raises(RuntimeError, match="please compile with TENSORRT first"):
@@ -177,20 +175,10 @@ def test_the_ranges_of_shapes_are_those_of_the_list(inference: Any, recogniser: 
 
 
 @pytest.mark.usefixtures("without_cuda")
-@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
-def test_a_device_that_this_paddle_lacks_is_refused_with_what_is_needed(recogniser: Path, device: Any) -> None:
-    with pytest.raises(Unavailable, match=rf"cannot run on {device}: .*built without CUDA; paddlepaddle-gpu is needed"):
-        PaddlePredictor(recogniser, SHAPES, PaddleOptions(device))
-
-
-def test_paddle_3s_format_is_not_given_to_tensorrt(newer_format: Path) -> None:
-    with pytest.raises(Unavailable, match=r"this one is inference.json; use the device cuda"):
-        PaddlePredictor(newer_format, SHAPES, PaddleOptions("tensorrt"))
-
-
-def test_half_precision_is_for_cards() -> None:
-    with pytest.raises(ValueError, match="half precision needs a card"):
-        PaddleOptions("cpu", "fp16")
+def test_what_a_cpu_build_lacks_is_named(recogniser: Path, newer_format: Path) -> None:
+    assert [*troubles("cuda", recogniser)] == [f"{version()} is built without CUDA (paddlepaddle-gpu is built with it)"]
+    assert len([*troubles("tensorrt", recogniser)]) == 1
+    assert "this one is inference.json" in next(troubles("tensorrt", newer_format))
 
 
 @pytest.mark.parametrize(
