@@ -52,7 +52,13 @@ class Settings(BaseSettings):
     predictor: Literal["auto", "onnxruntime", "paddle", "fake"] = Field(
         "auto", description="Runtime of the models; `auto` takes the first that this machine can run."
     )
-    model: str = Field("", description="`PP-OCRv6_small` or `PP-OCRv4_mobile`; empty: the predictor's own default.")
+    model: str = Field(
+        "",
+        description="A model's name, such as `PP-OCRv5_mobile`, or the path of a folder; empty: the runtime's default.",
+    )
+    model_download: bool = Field(
+        True, description="Whether PaddleX, where installed, may fetch a model that was named and is not here."
+    )
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         "auto", description="Where the models run; what cannot be used falls back to the next: tensorrt, cuda, cpu."
     )

@@ -30,7 +30,12 @@ LAYERS = [
 HEAVY = {
     "paddle": "worker/predictors/paddle.py",
     "onnxruntime": "worker/predictors/onnx.py",
+    "cupy": "worker/kernels.py",
+    "cupyx": "worker/kernels.py",
+    "onnx": "worker/predictors/graph.py",
+    "nvidia": "worker/jpegs.py",
     "pynvml": "producer/cards.py",
+    "paddlex": "worker/official.py",
 }
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from producer.cards import in_flight
-from producer.errors import EngineOutOfMemory
+from producer.errors import EngineOutOfMemory, InvalidRequest
 from producer.job import Line, PageResult, ReadOptions, Timings
 from producer.settings import Settings
 from worker import metrics
@@ -128,6 +128,7 @@ class Passage(Protocol):
         """The page's text. Blocks until its batches are through.
 
         Raises:
+            InvalidRequest: orientation was asked for, which the model cannot tell.
             JobEnded: the job's deadline passed, or it was cancelled, before the page was read.
             ProcessingError: the models failed on this page.
         """
@@ -204,7 +205,12 @@ class PpOcr:
 
         detector, turner, recogniser = self.detector, self.orientation, self.recogniser
         self.detecting = stage(Stage.DETECTOR, detector.shapes, detector.run, detector.max_batch)
-        self.turning = stage(Stage.ORIENTATION, turner.shapes, turner.run, turner.max_batch)
+        #: Not every model comes with a classifier.
+        self.turning = (
+            stage(Stage.ORIENTATION, turner.shapes, turner.run, turner.max_batch)
+            if choice.model.tells_orientation
+            else None
+        )
         self.recognising = stage(Stage.RECOGNISER, recogniser.shapes, self._recognise, recogniser.max_batch)
 
     def _recognise(self, predictor: Predictor, bucket: Bucket, lines: list[LineInput]) -> list[LineText]:
@@ -215,7 +221,7 @@ class PpOcr:
     @property
     def stages(self) -> tuple[BatchedStage[Any, Any], ...]:
         """In the order in which a page passes them."""
-        return self.detecting, self.turning, self.recognising
+        return tuple(stage for stage in (self.detecting, self.turning, self.recognising) if stage is not None)
 
     def start(self) -> None:
         for stage in self.stages:
@@ -230,7 +236,8 @@ class PpOcr:
 
     @contextmanager
     def passage(self, options: ReadOptions, deadline: float, cancelled: Callable[[], bool]) -> Iterator[Passage]:
-        turning = self.turning.page_coming() if options.orientation else nullcontext(lambda: None)
+        turned = self.turning if options.orientation else None
+        turning = turned.page_coming() if turned is not None else nullcontext(lambda: None)
         with (
             self.detecting.page_coming() as at_detector,
             turning as at_turner,
@@ -292,8 +299,11 @@ class _PpOcrPassage:
         ]
 
     def _turn(self, lines: list[LineInput]) -> list[Literal[0, 180]]:
+        turning = self.engine.turning
+        if turning is None:
+            raise InvalidRequest(f"The pool's model {self.engine.model} has no classifier: ask without orientation.")
         items = self.engine.orientation.prepare(lines)
-        answers = self._submit(self.engine.turning, items, [item.bucket for item in items])
+        answers = self._submit(turning, items, [item.bucket for item in items])
         self.at_turner()
         turned = settle(lines, answers.result())
         return [180 if turn else 0 for turn in turned]

@@ -9,8 +9,9 @@ from producer.cards import cards_for
 from producer.errors import Unavailable
 from producer.settings import Settings
 from worker import kernels, shapes
-from worker.models import SOURCES, Model, load_model
+from worker.models import RUNTIMES, Model, load_model, missing
 from worker.predictors import Device, Execution, Predictor, Shape, Stage, fake, onnx, paddle
+from worker.zoo import BUNDLES
 
 #: What is tried for each device that is asked for, best first.
 FALLBACKS: dict[str, tuple[Device, ...]] = {
@@ -64,7 +65,7 @@ def build_predictor(model: Model, stage: Stage, shapes: Iterable[Shape], executi
     if model.runtime == "fake":
         return fake.FakePredictor(fake.OUTPUTS[stage], shapes)
     if model.runtime == "paddle":
-        return paddle.PaddlePredictor(model.paths[stage], stage, shapes, execution.threads)
+        return paddle.PaddlePredictor(model.paths[stage], stage, shapes, execution)
     if execution.device == "cpu":
         return onnx.OnnxPredictor(model.paths[stage], stage, shapes, execution.threads)
     if stage is Stage.ORIENTATION:
@@ -78,17 +79,16 @@ def _choose_model(settings: Settings) -> tuple[Model, str]:
     if settings.predictor == "fake":
         return load_model("fake"), "it reads nothing, and was asked for by name"
     if settings.model:
-        model = load_model(settings.model)
-        if settings.predictor not in ("auto", model.runtime):
-            raise Unavailable(f"The model {model.name} runs on {model.runtime}, not on {settings.predictor}.")
+        runtimes = RUNTIMES if settings.predictor == "auto" else (settings.predictor,)
+        model = load_model(settings.model, runtimes, download=settings.model_download)
         return model, "the model was asked for by name"
-    names = [name for name, source in SOURCES.items() if settings.predictor in ("auto", source.runtime)]
+    names = [name for name, bundle in BUNDLES.items() if settings.predictor in ("auto", bundle.runtime)]
     if settings.predictor != "auto":
         return load_model(names[0]), "the predictor was asked for by name"
     passed_over = []
     for name in names:
-        if missing := SOURCES[name].missing():
-            passed_over.append(f"{name} was passed over, because {missing}")
+        if lacking := missing(name):
+            passed_over.append(f"{name} was passed over, because {lacking}")
             continue
         return load_model(name), "; ".join(passed_over) or "the most accurate and fastest that ocrpool knows"
     raise Unavailable(f"This machine can run no model: {'; '.join(passed_over)}. Install ocrpool[cpu].")
@@ -118,6 +118,9 @@ def _choose_device(settings: Settings, model: Model) -> tuple[Device, list[str]]
 def troubles(device: Device, model: Model) -> Iterator[str]:
     """What keeps a device from being used, one phrase each."""
     if device == "cpu":
+        return
+    if model.runtime == "paddle":
+        yield from paddle.troubles(device, model.paths[Stage.RECOGNISER])
         return
     yield from filter(None, (kernels.missing(),))
     if model.runtime == "onnxruntime":

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from tests.model_folders import write_folder
 from worker.models import Model, available_models, load_model
 from worker.predictors import Answers, Execution, Predictor, Shape, ShapeRefused, Stage
 from worker.predictors.fake import FakePredictor, characters
@@ -39,17 +41,26 @@ IMPLEMENTATIONS = {
     "onnxruntime-cuda-fp16": ("PP-OCRv6_small", Execution("cuda", half=True)),
     "onnxruntime-cuda-host": ("PP-OCRv6_small", Execution("cuda", half=True, host_kernels=True)),
     "paddle": ("PP-OCRv4_mobile", Execution()),
+    "paddle-cuda": ("PP-OCRv4_mobile", Execution("cuda")),
+    "paddle-cuda-fp16": ("PP-OCRv4_mobile", Execution("cuda", half=True)),
+    "paddle-tensorrt-fp16": ("PP-OCRv4_mobile", Execution("tensorrt", half=True)),
 }
+#: These are run out of a folder in PaddleX's format as well.
+IN_A_FOLDER = ("onnxruntime", "paddle")
 
 
-@pytest.fixture(scope="module", params=IMPLEMENTATIONS)
-def implementation(request: pytest.FixtureRequest) -> tuple[Model, Execution]:
-    name, execution = IMPLEMENTATIONS[request.param]
+@pytest.fixture(scope="module", params=[*IMPLEMENTATIONS, *(f"{name} in a folder" for name in IN_A_FOLDER)])
+def implementation(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Execution]:
+    chosen, _, in_a_folder = request.param.partition(" ")
+    name, execution = IMPLEMENTATIONS[chosen]
+    execution = replace(execution, engines=tmp_path_factory.mktemp("engines"))
     if name != "fake" and name not in available_models():
         pytest.skip(f"{name} is not installed")
     model = load_model(name)
     if trouble := "; ".join(troubles(execution.device, model)):
         pytest.skip(trouble)
+    if in_a_folder:
+        model = load_model(str(write_folder(tmp_path_factory.mktemp("models"), model)))
     return model, execution
 
 

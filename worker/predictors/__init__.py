@@ -44,6 +44,8 @@ class Execution:
     host_kernels: bool = False
     #: Folder of the engines that TensorRT has built.
     engines: Path = Path()
+    #: Let the runtime time each operator, and print the times when the predictor is closed. Paddle only.
+    profile: bool = False
 
     def __str__(self) -> str:
         return f"{self.device}{' fp16' if self.half else ''}"
