@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,10 @@ from worker.predictors import Answers, Device, Execution, Shape, Stage, check_sh
 from worker.predictors.graph import ANSWERS
 from worker.tensors import Batch, HostKernels, Kernels
 
-#: Runs after which the runtime has chosen its algorithms, taken its memory and recorded the graph that it replays.
-WARM_UP_RUNS = 3
+#: Runs that record a shape and replay it.
+WARM_UP_RUNS = 2
+#: Shapes that are planned at a time.
+PLANNERS = 8
 #: Of the runtime's severities, 0 to 4: it warns of much that is in order.
 ERRORS_ONLY = 3
 #: The two that compute on a card.
@@ -74,6 +79,9 @@ def _session(model: bytes, threads: int, provider: str, options: Mapping[str, st
     session_options.intra_op_num_threads = threads
     session_options.inter_op_num_threads = 1
     session_options.log_severity_level = ERRORS_ONLY
+    if provider != "CPUExecutionProvider":
+        # A second run would take memory anew for the pattern that the first had, while it is recorded.
+        session_options.enable_mem_pattern = False
     session = onnxruntime.InferenceSession(model, session_options, providers=[(provider, dict(options))])
     if provider not in session.get_providers():
         raise RuntimeError(f"{provider} cannot be used here: its libraries are missing")
@@ -139,6 +147,23 @@ class _Recording:
     binding: Any
     output: Any
 
+    def replay(self) -> None:
+        """Put the recorded work on the stream; the first time, record it."""
+        self._run({})
+
+    def run_once(self) -> None:
+        """Do the work without recording it."""
+        self._run({"gpu_graph_id": "-1"})
+
+    def _run(self, entries: Mapping[str, str]) -> None:
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        # The answers are waited for once, behind the kernels that follow on the same stream.
+        for name, value in {"disable_synchronize_execution_providers": "1", **entries}.items():
+            options.add_run_config_entry(name, value)
+        self.session.run_with_iobinding(self.binding, options)
+
 
 class OnnxCardPredictor:
     """Runs one ONNX file on a card; see `Predictor`.
@@ -161,31 +186,22 @@ class OnnxCardPredictor:
         else:
             graph.end_in_answers(self._model, stage)
         self._recordings: dict[Shape, _Recording] = {}
-        self._tails: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._tails: dict[int, tuple[int, ...]] = {}
 
     def run(self, batch: Batch) -> Answers:
         shape = check_shape(batch, self.shapes)
-        recording = self._recordings.get(shape) or self._record(shape)
+        recording = self._recordings.get(shape) or self._record([shape])[0]
         with _memory_errors(), self._card.on_card(f"{self._stage} {shape}"):
             self._card.place(batch)
-            self._replay(recording)
+            recording.replay()
             return self._answers(recording)
 
     def warm_up(self) -> None:
-        """Record every shape, the largest first: what it takes of the card's memory is known before a page comes."""
-        for shape in sorted(self.shapes, key=lambda shape: -shape.pixels):
-            self.run(np.zeros((shape.batch, 3, shape.height, shape.width), np.float32))
+        """Record every shape, in the thread that will call `run`: a recording belongs to its thread."""
+        self._record(sorted(self.shapes, key=lambda shape: -shape.pixels))
 
     def close(self) -> None:
         self._recordings.clear()
-
-    def _replay(self, recording: _Recording) -> None:
-        import onnxruntime
-
-        options = onnxruntime.RunOptions()
-        # The answers are waited for once, behind the kernels that follow on the same stream.
-        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        recording.session.run_with_iobinding(recording.binding, options)
 
     def _answers(self, recording: _Recording) -> Answers:
         output = recording.output
@@ -195,19 +211,36 @@ class OnnxCardPredictor:
             return self._card.fetch(self._card.best_classes(output))
         return self._card.fetch(output)
 
-    def _record(self, shape: Shape) -> _Recording:
-        provider, options = self._provider(shape)
-        with _memory_errors(), self._card.on_card(f"record {shape}"):
-            session = _session(graph.for_shape(self._model, shape), 1, provider, options)
-            binding = session.io_binding()
-            sides = (shape.batch, 3, shape.height, shape.width)
-            binding.bind_input(session.get_inputs()[0].name, "cuda", 0, np.float32, sides, self._card.input.data.ptr)
-            output = self._card.empty((shape.batch, *self._tail(shape)), self._output_type)
-            binding.bind_output(ANSWERS, "cuda", 0, self._output_type, output.shape, output.data.ptr)
-            recording = self._recordings[shape] = _Recording(session, binding, output)
-            for _ in range(WARM_UP_RUNS):
-                self._replay(recording)
+    def _record(self, shapes: Sequence[Shape]) -> list[_Recording]:
+        """Plan the shapes side by side, which takes seconds of a core each; then record them, one after the other:
+        while one is recorded, nothing else of this process may take memory on the card."""
+        bound = [self._bind(shape) for shape in shapes]
+        with _memory_errors(), self._card.on_card(f"record {self._stage}"):
+            with ThreadPoolExecutor(min(len(bound), PLANNERS, len(os.sched_getaffinity(0)))) as planners:
+                recordings = list(planners.map(self._plan, shapes, bound))
             self._card.stream.synchronize()
+            for recording in recordings:
+                for _ in range(WARM_UP_RUNS):
+                    recording.replay()
+            self._card.stream.synchronize()
+        self._recordings |= zip(shapes, recordings, strict=True)
+        return recordings
+
+    def _bind(self, shape: Shape) -> tuple[bytes, Any]:
+        """The model for one shape, and room for its output."""
+        output = self._card.empty((shape.batch, *self._tail(shape)), self._output_type)
+        return graph.for_shape(self._model, shape), output
+
+    def _plan(self, shape: Shape, bound: tuple[bytes, Any]) -> _Recording:
+        """A session that has chosen its algorithms and taken its memory, and has not recorded yet."""
+        model, output = bound
+        session = _session(model, 1, *self._provider(shape))
+        binding = session.io_binding()
+        sides = (shape.batch, 3, shape.height, shape.width)
+        binding.bind_input(session.get_inputs()[0].name, "cuda", 0, np.float32, sides, self._card.input.data.ptr)
+        binding.bind_output(ANSWERS, "cuda", 0, self._output_type, output.shape, output.data.ptr)
+        recording = _Recording(session, binding, output)
+        recording.run_once()
         return recording
 
     @property
@@ -220,14 +253,17 @@ class OnnxCardPredictor:
         """The output's shape behind its batch axis; a recogniser is asked on the CPU, with one line of that width."""
         if self._stage is Stage.DETECTOR:
             return 1, shape.height, shape.width
-        bucket = shape.height, shape.width
-        if bucket not in self._tails:
-            probe = graph.load(self._path)
-            session = _session(graph.serialised(probe), 1, "CPUExecutionProvider", {})
-            (entry,) = session.get_inputs()
-            (output,) = session.run(None, {entry.name: np.zeros((1, 3, *bucket), np.float32)})
-            self._tails[bucket] = output.shape[1:]
-        return self._tails[bucket]
+        if self._stage is Stage.ORIENTATION:
+            return (2,)
+        if shape.width not in self._tails:
+            (entry,) = self._probe.get_inputs()
+            (output,) = self._probe.run(None, {entry.name: np.zeros((1, 3, shape.height, shape.width), np.float32)})
+            self._tails[shape.width] = output.shape[1:]
+        return self._tails[shape.width]
+
+    @cached_property
+    def _probe(self) -> Any:
+        return _session(graph.serialised(graph.load(self._path)), 1, "CPUExecutionProvider", {})
 
     def _provider(self, shape: Shape) -> tuple[str, dict[str, str]]:
         stream = str(self._card.stream.ptr)
