@@ -8,7 +8,7 @@ UV := $(shell command -v uv || echo $(BIN)/uv)
 EXTRAS := --extra cpu --extra paddle --extra flower --extra s3 --extra dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench lock clean
+.PHONY: help demo test lint types bench parity lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,6 +37,16 @@ types: .venv/installed
 bench: .venv/installed ## Measure the pool, its stages and its peers on this machine; OPTIONS="--quick" for less
 	$(BIN)/ocrpool bench $(OPTIONS)
 
+# x2paddle needs an older onnx than the project.
+.venv-parity/installed: .venv/installed
+	$(UV) venv --quiet --clear --python $(BIN)/python .venv-parity
+	VIRTUAL_ENV=.venv-parity $(UV) pip install --quiet x2paddle==1.6.0 "onnx<1.18" paddlepaddle==3.2.2 \
+		requests setuptools six sympy
+	@touch $@
+
+parity: .venv-parity/installed ## Compare the runtimes on the same weights, converted with x2paddle
+	$(BIN)/pytest -s tests/contracts/test_parity.py
+
 lock: ## Pin every dependency anew
 	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 pyproject.toml $(EXTRAS) \
 		--no-emit-package ocrpool --custom-compile-command "make lock" --output-file requirements.lock
@@ -49,4 +59,4 @@ lock: ## Pin every dependency anew
 		--custom-compile-command "make lock" --output-file deploy/requirements-gpu.lock
 
 clean: ## Remove what the targets above made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis bench-results dist
+	rm -rf .venv .venv-parity .mypy_cache .ruff_cache .pytest_cache .hypothesis bench-results dist

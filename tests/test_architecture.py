@@ -19,15 +19,24 @@ ROOT = Path(__file__).parents[1]
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
     {"errors"},
-    {"job", "settings"},
-    {"media", "blobs", "ledger", "queue", "logs", "processes"},
-    {"following"},
-    {"producer"},
+    {"job", "settings", "cpus", "backoff"},
+    {"media", "blobs", "ledger", "queue", "logs", "processes", "cards"},
+    {"following", "plan"},
+    {"producer", "workers"},
     {"embedded", "progress", "printing"},
     {"gateway", "cli"},
 ]
 #: Runtimes that are heavy or not everywhere: each is imported in one module, inside a function.
-HEAVY = {"paddle": "worker/predictors/paddle.py", "onnxruntime": "worker/predictors/onnx.py"}
+HEAVY = {
+    "paddle": "worker/predictors/paddle.py",
+    "onnxruntime": "worker/predictors/onnx.py",
+    "cupy": "worker/kernels.py",
+    "cupyx": "worker/kernels.py",
+    "onnx": "worker/predictors/graph.py",
+    "nvidia": "worker/jpegs.py",
+    "pynvml": "producer/cards.py",
+    "paddlex": "worker/official.py",
+}
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

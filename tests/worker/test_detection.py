@@ -3,34 +3,36 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.settings import Settings
-from worker.detection import MAX_SCALE, Detector, DetectorInput
-from worker.models import Stage, available_models, build_predictor, load_model
-from worker.predictors import Shape
-from worker.tensors import Pixels
+from worker.detection import BOX_THRESHOLD, CERTAIN, MAX_BOXES, MAX_SCALE, Detector
+from worker.models import available_models, load_model
+from worker.predictors import Execution, Shape, Stage
+from worker.runtimes import build_predictor
+from worker.shapes import DEFAULTS
+from worker.tensors import Pixels, Shrunk
 
 SIDES = st.integers(1, 6000)
 
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return Detector(Settings())
+    return Detector(DEFAULTS["cpu"])
 
 
 def blank(height: int, width: int) -> Pixels:
     return np.broadcast_to(np.uint8(255), (height, width, 3))
 
 
+@settings(deadline=None)
 @given(height=SIDES, width=SIDES)
 def test_a_page_of_any_size_fits_its_bucket_undistorted(height: int, width: int) -> None:
-    detector = Detector(Settings())
+    detector = Detector(DEFAULTS["cpu"])
 
     item, bucket = detector.prepare(blank(height, width))
 
-    rows, columns = item.pixels.shape[:2]
+    rows, columns = item.height, item.width
     assert rows <= bucket[0]
     assert columns <= bucket[1]
     assert Shape(1, *bucket) in detector.shapes
@@ -59,19 +61,19 @@ def test_usual_pages_get_the_smallest_bucket_that_is_enough(
 
 
 def map_with(centre: tuple[float, float], sides: tuple[float, float], angle: float) -> np.ndarray:
-    drawn = np.zeros((320, 320), np.float32)
+    drawn = np.zeros((320, 320), np.uint8)
     corners = cv2.boxPoints((centre, sides, angle)).astype(np.int32)
-    cv2.fillPoly(drawn, [corners], (1.0,))
+    cv2.fillPoly(drawn, [corners], (CERTAIN,))
     return drawn
 
 
 @pytest.mark.parametrize("angle", [0, 7, -7, 30])
 def test_a_shrunk_line_of_the_map_becomes_a_larger_quad_of_the_page(detector: Detector, angle: float) -> None:
     # Given a page twice as large as its map, and one line in the map
-    item = DetectorInput(np.zeros((320, 320, 3), np.uint8), page_height=640, page_width=640)
-    probabilities = map_with((160, 150), (120, 10), angle)
+    item = Shrunk(blank(640, 640), 320, 320)
+    text = map_with((160, 150), (120, 10), angle)
 
-    (quad,) = detector.finish(probabilities, item)
+    (quad,) = detector.finish(text, item)
 
     # Then the quad lies on the line and reaches about 1.6 x area / perimeter beyond it: 7 pixels of the map
     top_left, top_right, _, bottom_left = quad
@@ -83,7 +85,7 @@ def test_a_shrunk_line_of_the_map_becomes_a_larger_quad_of_the_page(detector: De
 
 
 def test_a_line_that_runs_downwards_becomes_a_tall_quad(detector: Detector) -> None:
-    item = DetectorInput(np.zeros((320, 320, 3), np.uint8), page_height=320, page_width=320)
+    item = Shrunk(blank(320, 320), 320, 320)
 
     (quad,) = detector.finish(map_with((160, 150), (120, 10), 90), item)
 
@@ -93,7 +95,7 @@ def test_a_line_that_runs_downwards_becomes_a_tall_quad(detector: Detector) -> N
 
 
 def test_quads_stay_on_the_page(detector: Detector) -> None:
-    item = DetectorInput(np.zeros((320, 320, 3), np.uint8), page_height=320, page_width=320)
+    item = Shrunk(blank(320, 320), 320, 320)
 
     (quad,) = detector.finish(map_with((60, 2), (140, 12), 0), item)
 
@@ -102,21 +104,42 @@ def test_quads_stay_on_the_page(detector: Detector) -> None:
 
 
 def test_faint_text_and_specks_are_left_out(detector: Detector) -> None:
-    item = DetectorInput(np.zeros((320, 320, 3), np.uint8), page_height=320, page_width=320)
-    faint = 0.35 * map_with((160, 150), (120, 10), 0)
+    item = Shrunk(blank(320, 320), 320, 320)
+    faint = map_with((160, 150), (120, 10), 0) // 3
     speck = map_with((30, 30), (1, 1), 0)
 
     assert detector.finish(np.maximum(faint, speck), item).shape == (0, 4, 2)
 
 
+def test_a_page_full_of_noise_gives_a_bounded_number_of_quads(detector: Detector) -> None:
+    item = Shrunk(blank(960, 960), 960, 960)
+    noise = np.kron(np.random.default_rng(1).integers(0, 2, (240, 240)), np.ones((4, 4))).astype(np.uint8) * CERTAIN
+
+    assert len(detector.finish(noise, item)) <= MAX_BOXES
+
+
+@given(st.integers(40, 300), st.integers(12, 40), st.floats(-40, 40), st.floats(0.32, 1))
+def test_a_line_is_kept_for_its_mean_probability(width: int, height: int, angle: float, probability: float) -> None:
+    # Given a line on a map whose every pixel is equally sure
+    drawn = np.zeros((480, 480), np.uint8)
+    corners = cv2.boxPoints(((240, 240), (width, height), angle)).astype(np.int32)
+    cv2.fillPoly(drawn, [corners], (round(probability * CERTAIN),))
+
+    quads = Detector(DEFAULTS["cpu"]).finish(drawn, Shrunk(blank(480, 480), 480, 480))
+
+    # Then it is found or not by that, give or take the box's rim
+    assert len(quads) == 1 or probability < BOX_THRESHOLD * 1.3
+    assert len(quads) == 0 or probability > BOX_THRESHOLD - 0.01
+
+
 def test_an_empty_page_has_no_lines(detector: Detector) -> None:
     item, bucket = detector.prepare(blank(1, 1))
-    predictor = build_predictor(load_model("fake"), Stage.DETECTOR, detector.shapes, threads=1)
+    predictor = build_predictor(load_model("fake"), Stage.DETECTOR, detector.shapes, Execution())
 
-    (probabilities,) = detector.run(predictor, bucket, [item])
+    (text,) = detector.run(predictor, bucket, [item])
 
-    assert probabilities.shape == item.pixels.shape[:2]
-    assert detector.finish(probabilities, item).shape == (0, 4, 2)
+    assert text.shape == (item.height, item.width)
+    assert detector.finish(text, item).shape == (0, 4, 2)
 
 
 @pytest.mark.parametrize("name", available_models())
@@ -127,7 +150,7 @@ def test_real_models_find_each_printed_line(detector: Detector, name: str, size:
     baselines = (80, 160, 240)
     for baseline in baselines:
         cv2.putText(page, "TOTAL 12.50", (50, baseline), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (0, 0, 0), 2, cv2.LINE_AA)
-    predictor = build_predictor(load_model(name), Stage.DETECTOR, detector.shapes, threads=2)
+    predictor = build_predictor(load_model(name), Stage.DETECTOR, detector.shapes, Execution(threads=2))
 
     item, bucket = detector.prepare(page)
     quads = detector.finish(detector.run(predictor, bucket, [item])[0], item)

@@ -10,7 +10,7 @@ from worker.recognition import LINE_HEIGHT, LineInput
 
 
 def lines(*widths: int) -> list[LineInput]:
-    return [LineInput(np.zeros((LINE_HEIGHT, width, 3), np.uint8), (LINE_HEIGHT, width)) for width in widths]
+    return [LineInput(None, np.zeros((4, 2), np.float32), width, (LINE_HEIGHT, width)) for width in widths]
 
 
 @pytest.mark.parametrize("page_turned", [False, True])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -8,12 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from producer.errors import Internal
-from producer.settings import Settings
-from worker.models import Model, Stage, available_models, build_predictor, load_model
+from worker.models import Model, available_models, load_model
 from worker.orientation import Orientation
-from worker.recognition import LINE_HEIGHT, LineInput, LineText, Recogniser, crop, decode
-from worker.tensors import Pixels
+from worker.predictors import Execution, Stage
+from worker.predictors.endings import best_classes
+from worker.recognition import LINE_HEIGHT, LineInput, LineText, Recogniser, cuts, decode, upright
+from worker.runtimes import build_predictor
+from worker.shapes import DEFAULTS
+from worker.tensors import HostKernels, Pixels
 
+SHAPES = DEFAULTS["cpu"]
 LETTERS = np.array(("", "a", "b", " "))
 
 
@@ -37,6 +43,15 @@ def line_of(recogniser: Recogniser, text: str) -> LineInput:
     return recogniser.prepare(page, quads)[0]
 
 
+def crop(page: Pixels, quad: np.ndarray, max_width: int) -> Pixels:
+    """What the recogniser sees of a quad, as grey levels: `uint8[48, w, 3]`, RGB."""
+    quads, (columns,) = upright(quad[None], max_width)
+    line = LineInput(page, quads[0], int(columns), (LINE_HEIGHT, int(columns)))
+    (tensor,) = HostKernels().cut(cuts([line]), 1, line.bucket)
+    levels: Pixels = np.rint((tensor[::-1].transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
+    return levels
+
+
 def scores_of(*lines: tuple[tuple[int, float], ...]) -> np.ndarray:
     scores = np.zeros((len(lines), len(lines[0]), len(LETTERS)), np.float32)
     for line, steps in enumerate(lines):
@@ -52,7 +67,7 @@ def test_repeats_become_one_letter_unless_a_blank_parts_them() -> None:
         ((2, 0.5), (3, 1.0), (3, 1.0), (2, 0.9), (0, 1.0)),
     )
 
-    lines = decode(scores, LETTERS)
+    lines = decode(best_classes(scores), LETTERS)
 
     assert [line.text for line in lines] == ["aab", "", "b b"]
     assert [line.score for line in lines] == pytest.approx([0.8, 0.0, 0.8])
@@ -70,7 +85,7 @@ def test_whole_batches_decode_as_step_by_step(scores: np.ndarray) -> None:
             before = best
         return LineText(text.strip(), sum(kept) / max(1, len(kept)))
 
-    for line, steps in zip(decode(scores, LETTERS), scores, strict=True):
+    for line, steps in zip(decode(best_classes(scores), LETTERS), scores, strict=True):
         expected = one(steps)
         assert line.text == expected.text
         assert line.score == pytest.approx(expected.score, abs=1e-5)
@@ -123,8 +138,7 @@ def test_lines_of_endless_pages_are_cut_out_too() -> None:
 
 @given(st.integers(1, 9000), st.integers(1, 400))
 def test_a_lines_bucket_depends_on_its_own_shape_alone(width: int, height: int) -> None:
-    settings = Settings()
-    recogniser = Recogniser(load_model("fake"), settings)
+    recogniser = Recogniser(load_model("fake"), SHAPES)
     quad = np.array([[(0, 0), (width, 0), (width, height), (0, height)]], np.float32)
     page = np.zeros((8, 8, 3), np.uint8)
 
@@ -133,25 +147,24 @@ def test_a_lines_bucket_depends_on_its_own_shape_alone(width: int, height: int) 
     assert together[0].bucket == together[2].bucket == recogniser.prepare(page, quad)[0].bucket
     rows, columns = together[0].bucket
     assert rows == LINE_HEIGHT
-    assert columns in settings.recogniser_widths
-    assert together[0].pixels.shape[1] <= columns
+    assert columns in SHAPES.recogniser_widths
+    assert together[0].columns <= columns
 
 
 def test_a_model_with_other_characters_is_refused() -> None:
     fake = load_model("fake")
-    recogniser = Recogniser(Model("other", "fake", {}, ("", "a", " "), "other"), Settings())
-    predictor = build_predictor(fake, Stage.RECOGNISER, recogniser.shapes, threads=1)
+    recogniser = Recogniser(Model("other", "fake", {}, ("", "a", " "), "other"), SHAPES)
+    predictor = build_predictor(fake, Stage.RECOGNISER, recogniser.shapes, Execution())
     line = line_of(recogniser, "12")
 
-    with pytest.raises(Internal, match="64 classes for 3 characters"):
+    with pytest.raises(Internal, match="more classes than its 3 characters"):
         recogniser.run(predictor, line.bucket, [line])
 
 
 def test_real_models_read_lines_alone_as_among_others(model: Model) -> None:
     # Given lines of one bucket, short and long
-    settings = Settings(recogniser_widths=(96, 320), recogniser_batches=(1, 2, 4))
-    recogniser = Recogniser(model, settings)
-    predictor = build_predictor(model, Stage.RECOGNISER, recogniser.shapes, threads=2)
+    recogniser = Recogniser(model, replace(SHAPES, recogniser_widths=(96, 320), recogniser_batches=(1, 2, 4)))
+    predictor = build_predictor(model, Stage.RECOGNISER, recogniser.shapes, Execution(threads=2))
     texts = ["TOTAL 12.50", "2018/03/10", "CASH 20.00"]
     lines = [line_of(recogniser, text) for text in texts]
     assert {line.bucket for line in lines} == {(48, 320)}
@@ -167,10 +180,10 @@ def test_real_models_read_lines_alone_as_among_others(model: Model) -> None:
 
 
 def test_real_models_read_a_short_line_in_a_narrow_bucket(model: Model) -> None:
-    recogniser = Recogniser(model, Settings())
+    recogniser = Recogniser(model, SHAPES)
     lines = [line_of(recogniser, text) for text in ("7", "42", "3.10")]
     shapes = [shape for shape in recogniser.shapes if shape.batch == 1 and shape.width <= 160]
-    predictor = build_predictor(model, Stage.RECOGNISER, shapes, threads=2)
+    predictor = build_predictor(model, Stage.RECOGNISER, shapes, Execution(threads=2))
 
     read = [recogniser.run(predictor, line.bucket, [line])[0].text for line in lines]
 
@@ -178,9 +191,9 @@ def test_real_models_read_a_short_line_in_a_narrow_bucket(model: Model) -> None:
 
 
 def test_real_models_tell_which_lines_stand_upside_down(model: Model) -> None:
-    settings = Settings(recogniser_batches=(1, 4))
-    recogniser, orientation = Recogniser(model, settings), Orientation(settings)
-    predictor = build_predictor(model, Stage.ORIENTATION, orientation.shapes, threads=2)
+    shapes = replace(SHAPES, recogniser_batches=(1, 4))
+    recogniser, orientation = Recogniser(model, shapes), Orientation(shapes)
+    predictor = build_predictor(model, Stage.ORIENTATION, orientation.shapes, Execution(threads=2))
     upright = line_of(recogniser, "TOTAL AMOUNT 12.50")
     items = orientation.prepare([upright, upright.turned(), upright.turned().turned()])
 

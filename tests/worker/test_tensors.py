@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from worker.tensors import assemble, batch_size
+from worker.tensors import HostKernels, Shrunk, portions
 
 
 def test_images_become_normalised_bgr_at_the_top_left_of_their_slots() -> None:
@@ -10,7 +11,7 @@ def test_images_become_normalised_bgr_at_the_top_left_of_their_slots() -> None:
     full = np.full((32, 64, 3), (255, 127, 0), np.uint8)
     small = np.full((16, 40, 3), (0, 0, 255), np.uint8)
 
-    tensor = assemble([full, small], 3, (32, 64))
+    tensor = HostKernels().shrink([Shrunk(full, 32, 64), Shrunk(small, 16, 40)], 3, (32, 64))
 
     # Then blue comes first, the values lie between -1 and 1, and what is not image is 0
     assert tensor.shape == (3, 3, 32, 64)
@@ -23,5 +24,19 @@ def test_images_become_normalised_bgr_at_the_top_left_of_their_slots() -> None:
     assert not tensor[2].any()
 
 
-def test_a_batch_takes_the_smallest_size_that_holds_its_items() -> None:
-    assert [batch_size((1, 2, 4), items) for items in (1, 2, 3, 4)] == [1, 2, 4, 4]
+@pytest.mark.parametrize(
+    ("batches", "items", "sizes"),
+    [
+        ((1, 2, 3, 4), 3, [3]),
+        ((8, 64), 64, [64]),
+        ((8, 64), 40, [64]),
+        ((8, 64), 30, [8, 8, 8, 8]),
+        ((8, 64), 3, [8]),
+        ((1, 8), 4, [1, 1, 1, 1]),
+        ((1, 8), 5, [8]),
+    ],
+)
+def test_a_batch_that_would_be_mostly_empty_becomes_smaller_ones(
+    batches: tuple[int, ...], items: int, sizes: list[int]
+) -> None:
+    assert portions(batches, items) == sizes

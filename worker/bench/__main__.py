@@ -64,7 +64,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     add("--soak-pages", type=int, help="pages of the memory section")
     add("--bound-s", type=float, default=default_bound_s(), help="users held: p95 within this (default: %(default)s)")
     add("--users", type=int, default=default_users(), help="users of the ablation's mean latency")
-    add("--workers", type=int, default=1, help="workers of the pool")
+    add("--workers", type=int, help="workers of the pool, on the CPU alone; without: as `ocrpool pool` plans them")
     add("--clients", type=int, default=default_clients(), help="processes that hand in documents")
     add("--seed", type=int, default=0, help="of arrivals and mixed documents")
     add("--output", type=Path, default=Path("bench-results"), metavar="DIR", help="(default: %(default)s)")

@@ -109,9 +109,7 @@ def _card_pool(plan: Plan) -> Iterator[ChildService]:
         raise _CannotRun("no card")
     if find_spec("cupy") is None:
         raise _CannotRun("the package cupy is not installed")
-    if "preprocess" not in Settings.model_fields:
-        raise _CannotRun("this version prepares pages on the processor alone")
-    with _pool(plan, CARD_PREPROCESSING, plan.changed(preprocess="card")) as service:
+    with _pool(plan, CARD_PREPROCESSING, plan.changed(preprocess="auto")) as service:
         yield service
 
 

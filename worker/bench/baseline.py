@@ -11,25 +11,25 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import cv2
 import numpy as np
 
+from producer.cards import in_flight
 from producer.errors import InvalidRequest
 from producer.job import PageResult, ReadOptions
 from producer.settings import Settings
-from worker.bench.meter import on_card
 from worker.bench.readers import Reader
-from worker.detection import Detector, DetectorInput
+from worker.detection import Detector
 from worker.engines import PpOcr
-from worker.models import Stage, build_predictor, choose_predictor, default_run
-from worker.predictors import Tensor
-from worker.rasterise import RasterPage
-from worker.recognition import LINE_HEIGHT, Recogniser, crop
-from worker.tensors import Pixels, assemble
+from worker.predictors import Stage
+from worker.predictors.endings import quantised
+from worker.recognition import LINE_HEIGHT, LineInput, Recogniser, cuts, upright
+from worker.runtimes import build_predictor, choose, default_run
+from worker.shapes import resolve
+from worker.tensors import HostKernels, Pixels, Shrunk, Tensor
 
 #: PaddleX's pipeline OCR.yaml: a page's shorter side is enlarged to the least, its longer shrunk to the most.
 LEAST_SIDE, MOST_SIDE = 736, 4000
@@ -83,24 +83,27 @@ class OneAtATime(Reader):
 
     def __init__(self) -> None:
         settings = Settings()
-        model = choose_predictor(settings).model
-        self.model = model.fingerprint
-        self._characters = model.characters
-        self._detect = default_run(model, Stage.DETECTOR, on_card=on_card(self.model))
-        self._recognise = default_run(model, Stage.RECOGNISER, on_card=on_card(self.model))
-        self._detector = Detector(settings)
+        choice = choose(settings)
+        self.model = f"{choice.model.fingerprint} {choice.execution}"
+        self._characters = choice.model.characters
+        self._detect = default_run(choice, Stage.DETECTOR)
+        self._recognise = default_run(choice, Stage.RECOGNISER)
+        self._detector = Detector(resolve(settings, choice.shapes))
+        self._kernels = HostKernels()
 
     def read(self, path: str) -> str:
         page = load(path)
-        rows, columns = paddlex_size(*page.shape[:2])
-        scaled = np.asarray(cv2.resize(page, (columns, rows)), np.uint8)
-        probabilities = self._detect(assemble([scaled], 1, (rows, columns)))[0, 0]
-        quads = self._detector.finish(probabilities, DetectorInput(scaled, *page.shape[:2]))
-        lines = [crop(page, quad, MOST_COLUMNS) for quad in quads]
-        texts = [""] * len(lines)
-        for members, width in paddlex_batches([line.shape[1] for line in lines]):
-            batch = assemble([lines[n] for n in members], len(members), (LINE_HEIGHT, width))
-            for n, text in zip(members, greedy(self._recognise(batch), self._characters), strict=True):
+        size = paddlex_size(*page.shape[:2])
+        item = Shrunk(page, *size)
+        maps = quantised(self._detect(self._kernels.shrink([item], 1, size)))
+        quads, columns = upright(self._detector.finish(maps[0], item), MOST_COLUMNS)
+        widths: list[int] = columns.tolist()
+        texts = [""] * len(widths)
+        for members, width in paddlex_batches(widths):
+            bucket = (LINE_HEIGHT, width)
+            lines = cuts([LineInput(page, quads[n], widths[n], bucket) for n in members])
+            scores = self._recognise(self._kernels.cut(lines, len(members), bucket))
+            for n, text in zip(members, greedy(scores, self._characters), strict=True):
                 texts[n] = text
         return "\n".join(filter(None, texts))
 
@@ -109,34 +112,41 @@ class FixedShapes(Reader):
     """The project's predictors with every core in each call; the page's lines one after the other."""
 
     def __init__(self) -> None:
-        settings = Settings().model_copy(update={"detector_batches": (1,), "recogniser_batches": (1,)})
-        model = choose_predictor(settings).model
-        self.model = model.fingerprint
-        threads = settings.predictor_threads or os.cpu_count() or 1
-        self._detector, self._recogniser = Detector(settings), Recogniser(model, settings)
-        self._detecting = build_predictor(model, Stage.DETECTOR, self._detector.shapes, threads)
-        self._recognising = build_predictor(model, Stage.RECOGNISER, self._recogniser.shapes, threads)
-        for predictor in (self._detecting, self._recognising):
-            predictor.warm_up()
+        settings = Settings()
+        choice = choose(settings)
+        self.model = f"{choice.model.fingerprint} {choice.execution}"
+        shapes = replace(resolve(settings, choice.shapes), detector_batches=(1,), recogniser_batches=(1,))
+        threads = settings.predictor_threads or len(os.sched_getaffinity(0))
+        execution = replace(choice.execution, threads=threads)
+        self._detector, self._recogniser = Detector(shapes), Recogniser(choice.model, shapes)
+        self._detecting = build_predictor(choice.model, Stage.DETECTOR, self._detector.shapes, execution)
+        self._recognising = build_predictor(choice.model, Stage.RECOGNISER, self._recogniser.shapes, execution)
+        self._warm = False
 
     def close(self) -> None:
         for predictor in (self._detecting, self._recognising):
             predictor.close()
 
     def read(self, path: str) -> str:
-        page = load(path)
+        if not self._warm:  # in the thread that reads: what ONNX Runtime records on a card belongs to it
+            self._detecting.warm_up()
+            self._recognising.warm_up()
+            self._warm = True
+        page = self._detecting.kernels.load(load(path))
         item, bucket = self._detector.prepare(page)
-        (probabilities,) = self._detector.run(self._detecting, bucket, [item])
-        lines = self._recogniser.prepare(page, self._detector.finish(probabilities, item))
+        (text,) = self._detector.run(self._detecting, bucket, [item])
+        lines = self._recogniser.prepare(page, self._detector.finish(text, item))
         texts = [self._recogniser.run(self._recognising, line.bucket, [line])[0].text for line in lines]
         return "\n".join(filter(None, texts))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Decoded:
-    """What an engine needs of a `RasterPage`, on memory of this process."""
+    """A `worker.rasterise.Raster` in memory of this process."""
 
     pixels: Pixels
+    width: int
+    height: int
     angle: int = 0
 
 
@@ -145,7 +155,7 @@ class Batched(Reader):
 
     def __init__(self) -> None:
         settings = Settings()
-        self.width = settings.pages_in_flight
+        self.width = in_flight(settings).pages
         self.engine = PpOcr(settings)
         self.model = self.engine.model
         self.engine.start()
@@ -158,4 +168,5 @@ class Batched(Reader):
 
     def read_page(self, path: str) -> PageResult:
         with self.engine.passage(ReadOptions(), math.inf, lambda: False) as passage:
-            return passage.read(1, cast(RasterPage, _Decoded(load(path))), 0.0)
+            pixels = load(path)
+            return passage.read(1, _Decoded(pixels, pixels.shape[1], pixels.shape[0]), 0.0)

@@ -6,7 +6,6 @@ The tensors also tell how the recogniser's batches were filled: a normalised pix
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,17 +15,21 @@ from typing import Any
 
 import numpy as np
 
+from producer.settings import Settings
 from worker.bench.baseline import Batched, paddlex_batches
-from worker.predictors import Predictor, Tensor
+from worker.predictors import Answers, Predictor, Shape, Stage
 from worker.recognition import LINE_HEIGHT
+from worker.runtimes import build_predictor, choose
+from worker.tensors import Batch
 
 #: The stages that are recorded: those that every page passes.
-STAGES = ("detector", "recogniser")
+STAGES = (Stage.DETECTOR, Stage.RECOGNISER)
 
 
-def line_widths(batch: Tensor) -> list[int]:
+def line_widths(batch: Batch) -> list[int]:
     """The columns that each slot's line fills; 0 for an empty slot."""
-    filled = (batch != 0).any(axis=(1, 2))
+    pixels = batch if isinstance(batch, np.ndarray) else batch.get()
+    filled = (pixels != 0).any(axis=(1, 2))
     width = filled.shape[1]
     return [int(width - columns[::-1].argmax()) if columns.any() else 0 for columns in filled]
 
@@ -35,22 +38,32 @@ def line_widths(batch: Tensor) -> list[int]:
 class Tape:
     """The tensors of one stage, in the order in which they were fed. Recording costs a copy, replaying nothing."""
 
-    tensors: list[Tensor]
+    tensors: list[Batch]
     on: bool = False
 
     def attach(self, predictor: Predictor) -> None:
         """Note what the predictor is fed from now on."""
         run = predictor.run
 
-        def recorded(batch: Tensor) -> Tensor:
+        def recorded(batch: Batch) -> Answers:
             if self.on:
-                self.tensors.append(np.array(batch))
+                self.tensors.append(_copied(batch))
             return run(batch)
 
         predictor.run = recorded  # type: ignore[method-assign]  # an instance's own, over its class's
 
 
-def padding(batches: Sequence[Tensor]) -> dict[str, float]:
+def _copied(batch: Batch) -> Batch:
+    """A batch where it lies. On a card it is made on a stream of its own, which the copy must wait for."""
+    if isinstance(batch, np.ndarray):
+        return batch.copy()
+    batch.device.synchronize()
+    copy = batch.copy()
+    batch.device.synchronize()
+    return copy
+
+
+def padding(batches: Sequence[Batch]) -> dict[str, float]:
     """The parts of all pixels of the recogniser's tensors that hold no line: beside one, and in slots without one."""
     pixels, beside, empty, lines = 0, 0, 0, 0
     for batch in batches:
@@ -86,19 +99,22 @@ class Recorder(Batched):
         self._pages_at_a_time, self.width = self.width, 1
         self._pages = 0
         self._alone_widths: list[list[int]] = []
-        self._tapes = {name: Tape([]) for name in STAGES}
-        self._predictors: dict[str, Sequence[Predictor]] = {}
+        self._tapes = {kind: Tape([]) for kind in STAGES}
+        #: A thread for each of the engine's runners, with a predictor that replays: what a runtime records on a card
+        #: belongs to the thread that recorded it.
+        self._runners: dict[Stage, list[ThreadPoolExecutor]] = {}
+        self._replaying: dict[ThreadPoolExecutor, Predictor] = {}
         for stage in self.engine.stages:
-            if stage.batcher.name in self._tapes:
-                self._predictors[stage.batcher.name] = stage._predictors
+            if (kind := Stage(stage.batcher.name)) in self._tapes:
+                self._runners[kind] = [ThreadPoolExecutor(1) for _ in stage._predictors]
                 for predictor in stage._predictors:
-                    self._tapes[stage.batcher.name].attach(predictor)
+                    self._tapes[kind].attach(predictor)
 
     def methods(self) -> Mapping[str, Callable[[str], Any]]:
         return {"alone": self._alone, "together": self._together, "replay": self._replay, "lines": self._lines}
 
     def _alone(self, argument: str) -> list[list[str]]:
-        texts, tape = [], self._tapes["recogniser"]
+        texts, tape = [], self._tapes[Stage.RECOGNISER]
         for path in json.loads(argument):
             tape.on = True
             texts.append(self._texts(path))
@@ -131,29 +147,39 @@ class Recorder(Batched):
 
     def _feed(self, passes: int) -> float:
         """Seconds that the predictors take for the tapes, each stage with its own runner threads, side by side."""
+        self._make_predictors()
         started = time.perf_counter()
-        threads = []
-        for name, predictors in self._predictors.items():
-            left = iter(self._tapes[name].tensors * passes)  # threads may share a list's iterator
-            threads += [threading.Thread(target=_run_all, args=(predictor, left)) for predictor in predictors]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        futures = []
+        for kind, runners in self._runners.items():
+            left = iter(self._tapes[kind].tensors * passes)  # threads may share a list's iterator
+            futures += [runner.submit(_run_all, self._replaying[runner], left) for runner in runners]
+        for future in futures:
+            future.result()
         return time.perf_counter() - started
 
+    def _make_predictors(self) -> None:
+        """Warm predictors of what the engine's are made of, for the shapes on the tapes; once."""
+        if self._replaying:
+            return
+        choice = choose(Settings())
+        for kind, runners in self._runners.items():
+            shapes = {Shape.of(batch) for batch in self._tapes[kind].tensors}
+            for runner in runners:
+                self._replaying[runner] = build_predictor(choice.model, kind, shapes, choice.execution)
+                runner.submit(self._replaying[runner].warm_up).result()
+
     def _lines(self, argument: str) -> dict[str, Any]:
-        tensors = self._tapes["recogniser"].tensors
+        tensors = self._tapes[Stage.RECOGNISER].tensors
         shapes = Counter("x".join(map(str, (batch.shape[0], LINE_HEIGHT, batch.shape[3]))) for batch in tensors)
         return {
             **padding(tensors),
             "paddlex": paddlex_padding(self._alone_widths),
             "batches": len(tensors),
             "shapes": len(shapes),
-            "runners": {name: len(predictors) for name, predictors in self._predictors.items()},
+            "runners": {kind.value: len(runners) for kind, runners in self._runners.items()},
         }
 
 
-def _run_all(predictor: Predictor, left: Iterator[Tensor]) -> None:
+def _run_all(predictor: Predictor, left: Iterator[Batch]) -> None:
     for batch in left:
         predictor.run(batch)

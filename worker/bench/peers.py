@@ -13,7 +13,7 @@ from producer.errors import Unavailable
 from producer.settings import Settings
 from worker.bench.meter import on_card
 from worker.bench.readers import Reader
-from worker.models import choose_predictor
+from worker.runtimes import choose
 
 #: Where PaddleX keeps what it has downloaded.
 PADDLEX_MODELS = Path(os.environ.get("PADDLE_PDX_CACHE_HOME") or Path.home() / ".paddlex") / "official_models"
@@ -49,7 +49,8 @@ def rapidocr(*, orientation: bool, threads: int = -1) -> Any:
 @cache
 def runtime() -> str:
     """The model and runtime that the pool picks here; peers run on the same device."""
-    return choose_predictor(Settings()).model.fingerprint
+    choice = choose(Settings())
+    return f"{choice.model.fingerprint} {choice.execution}"
 
 
 def rapidocr_text(found: Any) -> str:

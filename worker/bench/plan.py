@@ -77,16 +77,16 @@ class Plan:
     bound_s: float
     #: Users of the ablation's mean latency.
     users: int
-    workers: int
+    #: None: one beside each card as the settings have it, or one.
+    workers: int | None
     #: Processes that hand in documents.
     clients: int
     paddle: bool
     seed: int
 
     def changed(self, **changes: object) -> Settings:
-        """The settings with some changed; those that this version does not know are left out."""
-        known = {name: value for name, value in changes.items() if name in Settings.model_fields}
-        return self.settings.model_copy(update=known)
+        """The settings with some changed."""
+        return self.settings.model_copy(update=changes)
 
     @property
     def host_settings(self) -> Settings:

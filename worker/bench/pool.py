@@ -11,10 +11,12 @@ from urllib.request import urlopen
 from prometheus_client.parser import text_string_to_metric_families
 
 from producer import Producer
+from producer.cards import in_flight
 from producer.embedded import pool_of_its_own
+from producer.plan import plan_for_this_machine
 from producer.settings import Settings
 from worker.bench.meter import card_memory_bytes, resident_bytes
-from worker.bench.services import Child, ChildService
+from worker.bench.services import READY_S, Child, ChildService
 
 #: Samples by name and by their one label, over all workers.
 Samples = Counter[tuple[str, str]]
@@ -37,7 +39,7 @@ class MeasuredPool:
     @property
     def width(self) -> int:
         """Pages that all workers read at a time."""
-        return self.settings.pages_in_flight * len(self.worker_pids)
+        return in_flight(self.settings).pages * len(self.worker_pids)
 
     def rss_bytes(self) -> int:
         """Resident memory of the workers and their decoders."""
@@ -58,7 +60,7 @@ class MeasuredPool:
 
 
 @contextmanager
-def measured_pool(settings: Settings, *, workers: int = 1) -> Iterator[MeasuredPool]:
+def measured_pool(settings: Settings, *, workers: int | None = None) -> Iterator[MeasuredPool]:
     """A pool of its own, warm.
 
     Raises:
@@ -66,21 +68,21 @@ def measured_pool(settings: Settings, *, workers: int = 1) -> Iterator[MeasuredP
     """
     with pool_of_its_own(settings) as (parts, own):
         parts.start_redis()
-        started = parts.start_workers(workers)
+        started = parts.start_workers(plan_for_this_machine(own, workers).workers, ready_timeout_s=READY_S)
         with Producer(own) as producer:
             models = {str(worker["model"]) for worker in producer.ledger.workers().values()}
             yield MeasuredPool(
                 producer,
                 own,
                 worker_pids=tuple(worker.popen.pid for worker in started),
-                pids=tuple(part.popen.pid for part in parts.processes),
+                pids=tuple(part.popen.pid for part in (*parts.processes, *started)),
                 model=", ".join(sorted(models)),
             )
 
 
 @contextmanager
 def pool_service(
-    name: str, settings: Settings, *, workers: int, clients: int
+    name: str, settings: Settings, *, workers: int | None, clients: int
 ) -> Iterator[tuple[ChildService, MeasuredPool]]:
     """The pool as its users meet it, with `clients` processes that hand in documents and fetch results."""
     before = card_memory_bytes()

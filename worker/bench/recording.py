@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from producer.plan import plan_for_this_machine
 from worker.bench.corpus import accuracy
 from worker.bench.document import Ceiling, Lines, Texts
 from worker.bench.figures import paired_ratio
@@ -88,8 +89,8 @@ def recording(plan: Plan, teller: Teller) -> Iterator[Recording]:
     teller.doing("loading")
     with ExitStack() as stack:
         children = []
-        for _ in range(plan.workers):
-            child = Child("recorder", plan.settings)
+        for worker in plan_for_this_machine(plan.settings, plan.workers).workers:
+            child = Child("recorder", plan.settings, worker.environment())
             stack.callback(child.stop)
             children.append(child)
         yield Recording(plan, teller, children)

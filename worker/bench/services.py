@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +29,7 @@ STOP_S = 30.0
 class Child:
     """A process of `worker.bench.child` and the questions that it has not answered yet."""
 
-    def __init__(self, kind: str, settings: Settings) -> None:
+    def __init__(self, kind: str, settings: Settings, own: Mapping[str, str] | None = None) -> None:
         self.kind = kind
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
         self._process = subprocess.Popen(
@@ -37,7 +37,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, **as_environment(settings)},
+            env={**os.environ, **as_environment(settings), **(own or {})},
             text=True,
             start_new_session=True,  # Ctrl-C reaches the parent alone, which ends its children in order.
         )

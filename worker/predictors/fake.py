@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from worker.predictors import Shape, ShapeRefused, Tensor
+from worker.predictors import Answers, Shape, Stage, check_shape
+from worker.tensors import Batch, HostKernels, Kernels, Tensor
 
 #: The classes of the fake recogniser: the blank, what it can write, the space.
 CHARACTERS = ("", *string.digits, *string.ascii_letters, " ")
@@ -18,27 +19,25 @@ STEP = 8
 _GLYPHS = len(CHARACTERS) - 2
 
 
-def probability_map(batch: Tensor) -> Tensor:
-    """`float32[N, 1, H, W]`, with one box of text near the top left of each page."""
+def text_map(batch: Tensor) -> Answers:
+    """`uint8[N, H, W]`, with one box of text near the top left of each page."""
     size, _, height, width = batch.shape
-    maps = np.zeros((size, 1, height, width), np.float32)
-    maps[:, :, height // 32 : height // 16, width // 32 : width // 4] = 1
+    maps = np.zeros((size, height, width), np.uint8)
+    maps[:, height // 32 : height // 16, width // 32 : width // 4] = 255
     return maps
 
 
-def character_scores(batch: Tensor) -> Tensor:
-    """`float32[N, W / 8, len(CHARACTERS)]`: every second step a character that its columns of the crop choose."""
+def characters(batch: Tensor) -> Answers:
+    """`float32[N, W / 8, 2]`: every second step a character that its columns of the crop choose."""
     size, _, _, width = batch.shape
     steps = width // STEP
     sums = batch[..., : steps * STEP].reshape(size, -1, steps, STEP).sum((1, 3), dtype=np.float64)
     classes = 1 + np.rint(np.abs(sums) * 127.5).astype(np.int64) % _GLYPHS
     classes[:, 1::2] = 0
-    scores = np.zeros((size, steps, len(CHARACTERS)), np.float32)
-    np.put_along_axis(scores, classes[..., None], 1, axis=2)
-    return scores
+    return np.stack((classes, np.ones_like(classes)), axis=2).astype(np.float32)
 
 
-def upright_scores(batch: Tensor) -> Tensor:
+def upright_scores(batch: Tensor) -> Answers:
     """`float32[N, 2]`: upside down where the right half of a crop is brighter than the left."""
     half = batch.shape[3] // 2
     upside_down = batch[..., half:].sum((1, 2, 3)) > batch[..., :half].sum((1, 2, 3))
@@ -46,10 +45,23 @@ def upright_scores(batch: Tensor) -> Tensor:
 
 
 #: What the fake answers for each stage.
-OUTPUTS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "detector": probability_map,
-    "recogniser": character_scores,
-    "orientation": upright_scores,
+OUTPUTS: Mapping[Stage, Callable[[Tensor], Answers]] = {
+    Stage.DETECTOR: text_map,
+    Stage.RECOGNISER: characters,
+    Stage.ORIENTATION: upright_scores,
+}
+
+
+def class_scores(batch: Tensor) -> Tensor:
+    """`float32[N, W / 8, len(CHARACTERS)]`: what `characters` are the best of."""
+    return np.eye(len(CHARACTERS), dtype=np.float32)[characters(batch)[..., 0].astype(np.int64)]
+
+
+#: What a model would answer before `worker.predictors.endings`.
+PROBABILITIES: Mapping[Stage, Callable[[Tensor], Tensor]] = {
+    Stage.DETECTOR: lambda batch: (text_map(batch)[:, None] / 255).astype(np.float32),
+    Stage.RECOGNISER: class_scores,
+    Stage.ORIENTATION: upright_scores,
 }
 
 
@@ -60,10 +72,11 @@ class FakePredictor:
     """
 
     runtime = "fake"
+    kernels: Kernels = HostKernels()
 
     def __init__(
         self,
-        output: Callable[[Tensor], Tensor],
+        output: Callable[[Tensor], Answers],
         shapes: Iterable[Shape],
         before: Callable[[Tensor], None] = lambda batch: None,
     ) -> None:
@@ -71,10 +84,8 @@ class FakePredictor:
         self._output = output
         self._before = before
 
-    def run(self, batch: Tensor) -> Tensor:
-        size, _, height, width = batch.shape
-        if Shape(size, height, width) not in self.shapes:
-            raise ShapeRefused(batch.shape, self.shapes)
+    def run(self, batch: Batch) -> Answers:
+        check_shape(batch, self.shapes)
         self._before(batch)
         return self._output(batch)
 

@@ -1,9 +1,15 @@
-"""ONNX Runtime on the CPU. The only module that imports `onnxruntime`."""
+"""ONNX Runtime, on the CPU or on a card. The only module that imports `onnxruntime`."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,7 +17,19 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from worker.predictors import Shape, ShapeRefused, Tensor
+from worker.kernels import CudaKernels
+from worker.predictors import Answers, Device, Execution, Shape, Stage, check_shape, graph
+from worker.predictors.graph import ANSWERS
+from worker.tensors import Batch, HostKernels, Kernels, Tensor
+
+#: Runs that record a shape and replay it.
+WARM_UP_RUNS = 2
+#: Shapes that are planned at a time.
+PLANNERS = 8
+#: Of the runtime's severities, 0 to 4: it warns of much that is in order.
+ERRORS_ONLY = 3
+#: The two that compute on a card.
+CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 _sessions: WeakValueDictionary[tuple[Path, int], Any] = WeakValueDictionary()
 _sessions_lock = threading.Lock()
@@ -23,37 +41,51 @@ def installed() -> bool:
 
 
 def version() -> str:
-    """The runtime, its version and its device, such as `onnxruntime 1.31.1 cpu`."""
+    """The runtime and its version, such as `onnxruntime 1.31.1`."""
     import onnxruntime
 
-    return f"onnxruntime {onnxruntime.__version__} cpu"
+    return f"onnxruntime {onnxruntime.__version__}"
 
 
-def read_characters(path: Path) -> tuple[str, ...]:
-    """The characters that a recogniser's file names in its metadata, without the blank and the space."""
+def troubles(device: Device) -> Iterator[str]:
+    """What keeps this build of the runtime from computing on a card, one phrase each."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    listed: str = session.get_modelmeta().custom_metadata_map["character"]
-    return tuple(listed.removesuffix("\n").split("\n"))
+    provider = TENSORRT if device == "tensorrt" else CUDA
+    if provider not in onnxruntime.get_available_providers():
+        yield f"this build of onnxruntime has no {provider} (onnxruntime-gpu has)"
+        return
+    onnxruntime.preload_dlls()  # CUDA and cuDNN, where they come as Python packages
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    names = ["shared", "cuda", *(["tensorrt"] if device == "tensorrt" else [])]
+    for name in names:
+        try:
+            ctypes.CDLL(str(folder / f"libonnxruntime_providers_{name}.so"), ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            yield f"a library is missing: {error}"
+            return
 
 
-def _session(path: Path, threads: int) -> Any:
-    """One session per file, shared by every predictor of it: a session's `run` may be called by many threads."""
+def _session(model: bytes, threads: int, provider: str, options: Mapping[str, str]) -> Any:
+    """A session on one provider; what it cannot run goes to the CPU.
+
+    Raises:
+        RuntimeError: the provider's libraries are not there, and the runtime would have used the CPU without a word.
+    """
     import onnxruntime
 
-    with _sessions_lock:
-        session = _sessions.get((path, threads))
-        if session is None:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = threads
-            options.inter_op_num_threads = 1
-            options.log_severity_level = 3
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            _sessions[path, threads] = session
-        return session
+    onnxruntime.set_default_logger_severity(ERRORS_ONLY)
+    session_options = onnxruntime.SessionOptions()
+    session_options.intra_op_num_threads = threads
+    session_options.inter_op_num_threads = 1
+    session_options.log_severity_level = ERRORS_ONLY
+    if provider != "CPUExecutionProvider":
+        # A second run would take memory anew for the pattern that the first had, while it is recorded.
+        session_options.enable_mem_pattern = False
+    session = onnxruntime.InferenceSession(model, session_options, providers=[(provider, dict(options))])
+    if provider not in session.get_providers():
+        raise RuntimeError(f"{provider} cannot be used here: its libraries are missing")
+    return session
 
 
 def default_run(path: Path, *, on_card: bool) -> Callable[[Tensor], Tensor]:
@@ -61,7 +93,7 @@ def default_run(path: Path, *, on_card: bool) -> Callable[[Tensor], Tensor]:
     from."""
     import onnxruntime
 
-    providers = ["CPUExecutionProvider"] if not on_card else ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    providers = [CUDA, "CPUExecutionProvider"] if on_card else ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(str(path), providers=providers)
     name = session.get_inputs()[0].name
 
@@ -72,34 +104,222 @@ def default_run(path: Path, *, on_card: bool) -> Callable[[Tensor], Tensor]:
     return run
 
 
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        # The runtime has no class of its own for this.
+        if "allocate" in str(error) or "out of memory" in str(error):
+            raise MemoryError(str(error)) from error
+        raise
+
+
 class OnnxPredictor:
-    """Runs one ONNX file; see `Predictor`."""
+    """Runs one ONNX file on the CPU; see `Predictor`."""
 
-    def __init__(self, path: Path, shapes: Iterable[Shape], threads: int) -> None:
+    kernels: Kernels = HostKernels()
+
+    def __init__(self, path: Path, stage: Stage, shapes: Iterable[Shape], threads: int) -> None:
         self.shapes = frozenset(shapes)
-        self.runtime = version()
-        self._session = _session(path, threads)
+        self.runtime = f"{version()} cpu"
+        self._stage = stage
+        self._session = _shared_session(path, stage, threads)
         self._input: str = self._session.get_inputs()[0].name
-        self._output: str = self._session.get_outputs()[0].name
 
-    def run(self, batch: Tensor) -> Tensor:
-        size, _, height, width = batch.shape
-        if Shape(size, height, width) not in self.shapes:
-            raise ShapeRefused(batch.shape, self.shapes)
-        try:
-            outputs: list[Tensor] = self._session.run([self._output], {self._input: batch})
-        except RuntimeError as error:
-            # The runtime has no class of its own for this.
-            if "allocate" in str(error):
-                raise MemoryError(str(error)) from error
-            raise
-        return outputs[0]
+    def run(self, batch: Batch) -> Answers:
+        check_shape(batch, self.shapes)
+        with _memory_errors():
+            answers: Answers = self._session.run([ANSWERS], {self._input: batch})[0]
+        return answers[:, 0] if self._stage is Stage.DETECTOR else answers
 
     def warm_up(self) -> None:
         """Run the smallest shape: on a CPU this runtime plans nothing per shape, and one run loads code and weights."""
         if self.shapes:
-            smallest = min(self.shapes, key=lambda shape: shape.batch * shape.height * shape.width)
+            smallest = min(self.shapes, key=lambda shape: shape.pixels)
             self.run(np.zeros((smallest.batch, 3, smallest.height, smallest.width), np.float32))
 
     def close(self) -> None:
         self._session = None
+
+
+def _shared_session(path: Path, stage: Stage, threads: int) -> Any:
+    """One session a file, shared by every predictor of it: a session's `run` may be called by many threads."""
+    with _sessions_lock:
+        session = _sessions.get((path, threads))
+        if session is None:
+            model = graph.load(path)
+            graph.end_in_answers(model, stage)
+            session = _session(graph.serialised(model), threads, "CPUExecutionProvider", {})
+            _sessions[path, threads] = session
+        return session
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """One shape on the card: its session, what its input and output are bound to, and the output."""
+
+    session: Any
+    binding: Any
+    output: Any
+
+    def replay(self) -> None:
+        """Put the recorded work on the stream; the first time, record it."""
+        self._run({})
+
+    def run_once(self) -> None:
+        """Do the work without recording it."""
+        self._run({"gpu_graph_id": "-1"})
+
+    def _run(self, entries: Mapping[str, str]) -> None:
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        # The answers are waited for once, behind the kernels that follow on the same stream.
+        for name, value in {"disable_synchronize_execution_providers": "1", **entries}.items():
+            options.add_run_config_entry(name, value)
+        self.session.run_with_iobinding(self.binding, options)
+
+
+class OnnxCardPredictor:
+    """Runs one ONNX file on a card; see `Predictor`.
+
+    Each shape has a session of its own, whose work is recorded once as a CUDA graph and replayed for every batch. A
+    recogniser's class scores stay on the card: a kernel reads the best class of each step out of them.
+    """
+
+    def __init__(self, path: Path, stage: Stage, shapes: Iterable[Shape], execution: Execution) -> None:
+        self.shapes = frozenset(shapes)
+        self.runtime = f"{version()} {execution.device}"
+        self._path, self._stage, self._execution = path, stage, execution
+        self._card = CudaKernels(max(3 * shape.pixels for shape in self.shapes))
+        self.kernels: Kernels = HostKernels() if execution.host_kernels else self._card
+        self._model = graph.load(path)
+        if execution.half:
+            self._model = _halved(self._model)
+        if stage is Stage.RECOGNISER:
+            graph.end_in_logits(self._model, half=execution.half)
+        else:
+            graph.end_in_answers(self._model, stage)
+        self._recordings: dict[Shape, _Recording] = {}
+        self._tails: dict[int, tuple[int, ...]] = {}
+
+    def run(self, batch: Batch) -> Answers:
+        shape = check_shape(batch, self.shapes)
+        recording = self._recordings.get(shape) or self._record([shape])[0]
+        with _memory_errors(), self._card.on_card(f"{self._stage} {shape}"):
+            self._card.place(batch)
+            recording.replay()
+            return self._answers(recording)
+
+    def warm_up(self) -> None:
+        """Record every shape, in the thread that will call `run`: a recording belongs to its thread."""
+        self._record(sorted(self.shapes, key=lambda shape: -shape.pixels))
+
+    def close(self) -> None:
+        self._recordings.clear()
+
+    def _answers(self, recording: _Recording) -> Answers:
+        output = recording.output
+        if self._stage is Stage.DETECTOR:
+            return self._card.fetch(output)[:, 0]
+        if self._stage is Stage.RECOGNISER:
+            return self._card.fetch(self._card.best_classes(output))
+        return self._card.fetch(output)
+
+    def _record(self, shapes: Sequence[Shape]) -> list[_Recording]:
+        """Plan the shapes side by side, which takes seconds of a core each; then record them, one after the other:
+        while one is recorded, nothing else of this process may take memory on the card."""
+        bound = [self._bind(shape) for shape in shapes]
+        with _memory_errors(), self._card.on_card(f"record {self._stage}"):
+            with ThreadPoolExecutor(min(len(bound), PLANNERS, len(os.sched_getaffinity(0)))) as planners:
+                recordings = list(planners.map(self._plan, shapes, bound))
+            self._card.stream.synchronize()
+            for recording in recordings:
+                for _ in range(WARM_UP_RUNS):
+                    recording.replay()
+            self._card.stream.synchronize()
+        self._recordings |= zip(shapes, recordings, strict=True)
+        return recordings
+
+    def _bind(self, shape: Shape) -> tuple[bytes, Any]:
+        """The model for one shape, and room for its output."""
+        output = self._card.empty((shape.batch, *self._tail(shape)), self._output_type)
+        return graph.for_shape(self._model, shape), output
+
+    def _plan(self, shape: Shape, bound: tuple[bytes, Any]) -> _Recording:
+        """A session that has chosen its algorithms and taken its memory, and has not recorded yet."""
+        model, output = bound
+        session = _session(model, 1, *self._provider(shape))
+        binding = session.io_binding()
+        sides = (shape.batch, 3, shape.height, shape.width)
+        binding.bind_input(session.get_inputs()[0].name, "cuda", 0, np.float32, sides, self._card.input.data.ptr)
+        binding.bind_output(ANSWERS, "cuda", 0, self._output_type, output.shape, output.data.ptr)
+        recording = _Recording(session, binding, output)
+        recording.run_once()
+        return recording
+
+    @property
+    def _output_type(self) -> type[Any]:
+        if self._stage is Stage.DETECTOR:
+            return np.uint8
+        return np.float16 if self._stage is Stage.RECOGNISER and self._execution.half else np.float32
+
+    def _tail(self, shape: Shape) -> tuple[int, ...]:
+        """The output's shape behind its batch axis; a recogniser is asked on the CPU, with one line of that width."""
+        if self._stage is Stage.DETECTOR:
+            return 1, shape.height, shape.width
+        if self._stage is Stage.ORIENTATION:
+            return (2,)
+        if shape.width not in self._tails:
+            (entry,) = self._probe.get_inputs()
+            (output,) = self._probe.run(None, {entry.name: np.zeros((1, 3, shape.height, shape.width), np.float32)})
+            self._tails[shape.width] = output.shape[1:]
+        return self._tails[shape.width]
+
+    @cached_property
+    def _probe(self) -> Any:
+        return _session(graph.serialised(graph.load(self._path)), 1, "CPUExecutionProvider", {})
+
+    def _provider(self, shape: Shape) -> tuple[str, dict[str, str]]:
+        stream = str(self._card.stream.ptr)
+        if self._execution.device == "cuda":
+            return CUDA, {**cuda_options(), "user_compute_stream": stream}
+        name = graph.load(self._path).graph.input[0].name
+        return TENSORRT, {**tensorrt_options(name, shape, self._execution), "user_compute_stream": stream}
+
+
+def cuda_options() -> dict[str, str]:
+    """Options of the CUDA provider for a session that sees one shape."""
+    return {
+        "device_id": "0",  # the launcher shows a worker its own card only
+        "enable_cuda_graph": "1",
+        # Measured on an H100: as fast as an exhaustive search, which takes twice as long.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "cudnn_conv_use_max_workspace": "1",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+
+
+def tensorrt_options(input_name: str, shape: Shape, execution: Execution) -> dict[str, str]:
+    """Options of the TensorRT provider for a session that sees one shape: its profile has no range to rebuild for."""
+    profile = f"{input_name}:{shape}"
+    return {
+        "device_id": "0",
+        "trt_fp16_enable": str(int(execution.half)),
+        "trt_max_workspace_size": str(1 << 30),
+        "trt_min_subgraph_size": "3",
+        "trt_cuda_graph_enable": "1",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(execution.engines),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(execution.engines),
+        **{f"trt_profile_{bound}_shapes": profile for bound in ("min", "max", "opt")},
+    }
+
+
+def _halved(model: Any) -> Any:
+    """The model in float16; its input stays float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    return convert_float_to_float16(model, keep_io_types=[model.graph.input[0].name])

@@ -12,7 +12,7 @@ from worker.bench.ceiling import line_widths, padding, paddlex_padding
 from worker.bench.corpus import Page, accuracy, load_corpus
 from worker.bench.drawings import mixed_documents
 from worker.bench.figures import Spread, paired_ratio, percentile
-from worker.tensors import assemble
+from worker.tensors import Cut, HostKernels
 
 
 def test_percentiles_are_values_that_were_seen() -> None:
@@ -33,8 +33,8 @@ def test_a_ratio_is_of_rounds_not_of_medians() -> None:
 
 
 def test_a_tensor_tells_its_lines_and_its_padding() -> None:
-    lines = [np.full((48, width, 3), 255 if width % 2 else 127, np.uint8) for width in (60, 91)]
-    batch = assemble(lines, 4, (48, 100))
+    pages = [np.full((48, width, 3), 255 if width % 2 else 127, np.uint8) for width in (60, 91)]
+    batch = HostKernels().cut([Cut(page, np.eye(3), page.shape[1]) for page in pages], 4, (48, 100))
     assert line_widths(batch) == [60, 91, 0, 0]
     assert padding([batch]) == {"width": 49 / 400, "empty": 200 / 400, "lines": 2}
 
