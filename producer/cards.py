@@ -35,6 +35,15 @@ class Card:
 
 
 @dataclass(frozen=True)
+class CardLoad:
+    """What all processes together do with a card now."""
+
+    #: NVML's utilisation, 0 to 1: the part of its last sixth of a second to second in which a kernel ran.
+    busy: float
+    used_bytes: int
+
+
+@dataclass(frozen=True)
 class FoundCards:
     cards: tuple[Card, ...]
     #: Why there are none; empty where there are some.
@@ -76,6 +85,14 @@ class _Nvml:
         except self._library.NVMLError:
             return None
 
+    def load(self, card: Card) -> CardLoad:
+        """What the card does now."""
+        handle = self._library.nvmlDeviceGetHandleByUUID(card.uuid)
+        return CardLoad(
+            busy=self._library.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
+            used_bytes=int(self._library.nvmlDeviceGetMemoryInfo(handle).used),
+        )
+
     def _describe(self, handle: Any, whole: Any, index: int | None = None) -> Card:
         return Card(
             uuid=self._library.nvmlDeviceGetUUID(handle),
@@ -94,7 +111,7 @@ class _Nvml:
 
 
 @contextmanager
-def nvml() -> Iterator[Driver]:
+def nvml() -> Iterator[_Nvml]:
     """The driver of this machine.
 
     Raises:

@@ -28,7 +28,7 @@ from worker.bench.corpus import load_corpus
 from worker.bench.document import NOT_ASKED_FOR, Machine, NotRun, Report
 from worker.bench.goals import goals
 from worker.bench.latency import latency
-from worker.bench.meter import card_names
+from worker.bench.meter import cards
 from worker.bench.null_engine import memory, queue_cost
 from worker.bench.plan import FULL, QUICK, Plan, Section, default_bound_s, default_clients, default_users
 from worker.bench.plots import draw
@@ -94,7 +94,7 @@ def _machine() -> Machine:
         cores=len(psutil.Process().cpu_affinity()),
         processor=names[0].partition(":")[2].strip() if names else platform.machine(),
         memory_bytes=psutil.virtual_memory().total,
-        cards=tuple(card_names()),
+        cards=tuple(card.name for card in cards()),
         python=platform.python_version(),
         packages={name: found for name in PACKAGES if (found := _version(name))},
     )
@@ -183,10 +183,10 @@ class _Run:
 
 
 def _show(report: Report, console: Console, folder: Path) -> None:
-    cards = ", ".join(report.machine.cards) or "no card"
+    names = ", ".join(report.machine.cards) or "no card"
     console.print(
         f"\n[bold]ocrpool {report.ocrpool}[/bold], {report.started_at}: {report.corpus}; {report.machine.cores} cores "
-        f"of {report.machine.processor}, {cards}; Python {report.machine.python}; {report.seconds:.0f} s\n"
+        f"of {report.machine.processor}, {names}; Python {report.machine.python}; {report.seconds:.0f} s\n"
     )
     for table in tables(report):
         console.print(table)

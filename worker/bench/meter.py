@@ -6,13 +6,14 @@ import os
 import statistics
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cache
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import psutil
 
+from producer.cards import Card, find_cards, nvml
 from worker.bench.figures import Figures
 
 #: Samples a second of the card's utilisation (NVML averages over 1/6 to 1 s itself) and of the memory.
@@ -37,45 +38,17 @@ def on_card(model: str) -> bool:
 
 
 @cache
-def cards() -> tuple[Any, ...]:
-    """NVML's handles of the cards that this process may use; none without NVML or a driver."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        every = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
-    except Exception:  # NVML's errors are made at run time, and a machine without a driver is an ordinary one
-        return ()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return tuple(every)
-    by_name = {pynvml.nvmlDeviceGetUUID(handle): handle for handle in every}
-    by_name |= {str(n): handle for n, handle in enumerate(every)}
-    return tuple(by_name[name] for name in visible.split(",") if name in by_name)
-
-
-def card_names() -> list[str]:
-    """The names of the cards that this process may use."""
-    if not cards():
-        return []
-    import pynvml
-
-    return [str(pynvml.nvmlDeviceGetName(card)) for card in cards()]
+def cards() -> tuple[Card, ...]:
+    """The cards that this process may use."""
+    return find_cards().cards
 
 
 def card_memory_bytes() -> int:
     """The memory in use on all cards, whoever uses it."""
     if not cards():
         return 0
-    import pynvml
-
-    return sum(int(pynvml.nvmlDeviceGetMemoryInfo(card).used) for card in cards())
-
-
-def _utilisation() -> float:
-    import pynvml
-
-    return statistics.fmean(pynvml.nvmlDeviceGetUtilizationRates(card).gpu / 100 for card in cards())
+    with nvml() as driver:
+        return sum(driver.load(card).used_bytes for card in cards())
 
 
 def process_tree(pids: Iterable[int]) -> list[psutil.Process]:
@@ -156,13 +129,15 @@ class Meter:
         self._usage = Usage(device="card" if self._on_card else "cpu", busy=busy, peak_memory_bytes=self._peak)
 
     def _sample(self) -> None:
-        processes = process_tree(self._pids)  # once: looking for them reads every process of the machine
-        while True:
-            if self._on_card:
-                self._utilisations.append(_utilisation())
-                memory = card_memory_bytes() - self._others_bytes
-            else:
-                memory = _resident_bytes(processes)
-            self._peak = max(self._peak, memory)
-            if self._stop.wait(1 / SAMPLES_PER_S):
-                return
+        with nvml() if self._on_card else nullcontext() as driver:
+            processes = process_tree(self._pids)  # once: looking for them reads every process of the machine
+            while True:
+                if driver is None:
+                    memory = _resident_bytes(processes)
+                else:
+                    loads = [driver.load(card) for card in cards()]
+                    self._utilisations.append(statistics.fmean(load.busy for load in loads))
+                    memory = sum(load.used_bytes for load in loads) - self._others_bytes
+                self._peak = max(self._peak, memory)
+                if self._stop.wait(1 / SAMPLES_PER_S):
+                    return
