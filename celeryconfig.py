@@ -1,5 +1,6 @@
 """The Celery settings, read from the `OCRPOOL_*` variables. `celery -A worker.app worker` uses them as they stand."""
 
+from producer.cards import in_flight
 from producer.queue import broker_settings
 from producer.settings import Settings
 
@@ -8,7 +9,7 @@ globals().update(broker_settings(_settings))
 
 # Threads block on batches; prefork would give each process a model of its own, and forking after CUDA breaks it.
 worker_pool = "threads"
-worker_concurrency = _settings.spans_in_flight
+worker_concurrency = in_flight(_settings).spans
 worker_prefetch_multiplier = 1
 # A message is acknowledged once its pages are in the ledger; a late one is met by a lease or a fence.
 task_acks_late = True

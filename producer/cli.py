@@ -19,10 +19,24 @@ from producer.embedded import Embedded, answers, pool_of_its_own
 from producer.errors import DocumentError, InvalidRequest, OcrpoolError, Unavailable
 from producer.job import JobResult, JobStatus, Lane, ReadOptions
 from producer.logs import configure_logs
-from producer.printing import Format, OutputFolder, count, err, fail, out, print_result, print_status, report
+from producer.plan import one_worker, plan_for_this_machine
+from producer.printing import (
+    Format,
+    OutputFolder,
+    count,
+    err,
+    fail,
+    out,
+    print_plan,
+    print_result,
+    print_status,
+    report,
+)
+from producer.processes import asked_to_stop
 from producer.producer import Producer
 from producer.progress import PageProgress
 from producer.settings import Settings, describe, explain, unknown_variables
+from producer.workers import Workers
 
 app = typer.Typer(
     name="ocrpool",
@@ -48,7 +62,18 @@ Output = Annotated[
     typer.Option("--output", "-o", help="Write one file a document into this folder.", show_default=False),
 ]
 Alone = Annotated[bool, typer.Option("--embedded", help="Start a pool for this command even if one runs.")]
+CpuWorkers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=256,
+        help="So many workers that share the CPU's cores, and no card. Without it: those of the cards, or one.",
+        show_default=False,
+    ),
+]
 Deadline = Annotated[float | None, typer.Option(help="Give up after this many seconds.", show_default=False)]
+
+_STOPPING = "Stopping: pages that are being read are finished first."
 
 READING, RUNNING, JOBS = "Read", "Run a pool", "Jobs"
 
@@ -135,29 +160,51 @@ def _follow_all(producer: Producer, jobs: list[str], folder: OutputFolder | None
 
 @app.command(rich_help_panel=RUNNING)
 def up(
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
+    workers: CpuWorkers = None,
     flower: Annotated[bool, typer.Option("--flower", help="Start Flower, the queue's dashboard, beside it.")] = False,
 ) -> None:
     """Run a pool on this machine until Ctrl-C: Redis (unless one answers), gateway and workers."""
     settings = Settings()
     configure_logs(settings)
+    plan = plan_for_this_machine(settings, workers)
     with Embedded(settings) as pool:
         try:
             if not answers(settings.redis_url):
                 with err.status("Starting Redis"):
                     pool.start_redis()
             with err.status("Loading models"):
-                pool.start_workers(workers)
+                pool.start_workers(plan.workers)
             url = pool.start_gateway()
-            err.print(f"[bold]ocrpool is up[/bold]: {count(workers, 'worker')}; Ctrl-C stops it.")
+            err.print(f"[bold]ocrpool is up[/bold]: {count(len(plan.workers), 'worker')}; Ctrl-C stops it.")
             err.print(f"  gateway   {url}  (API at {url}/docs)")
             err.print(f"  Redis     {settings.redis_url}")
             if flower:
                 err.print(f"  Flower    {pool.start_flower()}")
             err.print(f"  logs      {pool.log_dir}")
-            pool.supervise()
+            pool.supervise(asked_to_stop())
         except KeyboardInterrupt:
-            err.print("Stopping: pages that are being read are finished first.")
+            pass  # Before all was up.
+        err.print(_STOPPING)
+
+
+@app.command(rich_help_panel=RUNNING)
+def pool(
+    workers: CpuWorkers = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run where, and start nothing.")] = False,
+) -> None:
+    """Run workers beside a Redis that is there already, one or more on each card, until SIGTERM or Ctrl-C.
+
+    A worker that ends is started again.
+    """
+    settings = Settings()
+    plan = plan_for_this_machine(settings, workers)
+    print_plan(plan, out if dry_run else err)
+    if dry_run:
+        return
+    configure_logs(settings)
+    if not answers(settings.redis_url):
+        raise Unavailable(f"No Redis answers at {settings.redis_url}; `ocrpool up` brings one.")
+    Workers(settings, plan.workers).run(asked_to_stop())
 
 
 @app.command(rich_help_panel=RUNNING, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -170,6 +217,15 @@ def worker(context: typer.Context) -> None:
 def gateway() -> None:
     """Run the HTTP gateway in the foreground."""
     _become("producer.gateway")
+
+
+@app.command(
+    rich_help_panel=RUNNING,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def shapes(context: typer.Context) -> None:
+    """Fit the shapes that the models see to documents of yours: `ocrpool shapes fit FOLDER`."""
+    _become("worker.shapes", *context.args)
 
 
 @app.command(rich_help_panel=RUNNING)
@@ -236,12 +292,17 @@ def cancel(job: JobArgument) -> None:
 
 
 def main() -> None:
-    """The entry point: every expected error is one line on standard error and exit status 1."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    """The entry point."""
     for sentence in unknown_variables(os.environ):
         err.print(f"warning: {sentence}", markup=False)
+    run(app)
+
+
+def run(commands: typer.Typer) -> None:
+    """Run a command line: every expected error is one line on standard error and exit status 1."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app()
+        commands(prog_name=commands.info.name)
     except OcrpoolError as error:
         _die(f"{error} ({error.code})")
     except ValidationError as error:
@@ -277,7 +338,7 @@ def _some_pool(embedded: bool) -> Iterator[Settings]:
     with pool_of_its_own(chosen) as (pool, own):
         with err.status("Starting a pool for this command: loading models"):
             pool.start_redis()
-            pool.start_workers(1)
+            pool.start_workers(one_worker(own))
         yield own
 
 

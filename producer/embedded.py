@@ -6,31 +6,30 @@ import fcntl
 import json
 import shutil
 import signal
-import sys
 import tempfile
+import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Self
 from urllib.parse import urlparse
 
 import redis
 import structlog
 
 from producer.errors import Unavailable
-from producer.ledger import Ledger
-from producer.processes import Process, free_port, listens
+from producer.plan import WorkerPlan, plan_for_this_machine
+from producer.processes import PYTHON, Process, ended_by, free_port, listens
 from producer.settings import Settings, as_environment
+from producer.workers import Workers
 
 log = structlog.get_logger(__name__)
 
 _PREFIX, _LOCK = "ocrpool-", "lock"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_PYTHON = (sys.executable, "-P")  # Nothing is imported from the folder that a user stands in.
 
 
 def answers(redis_url: str) -> bool:
@@ -75,7 +74,8 @@ class Embedded:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.processes: list[Process] = []
+        self.processes: list[Process] = []  # All but the workers.
+        self._workers: list[Workers] = []
 
     @property
     def log_dir(self) -> Path:
@@ -93,28 +93,18 @@ class Embedded:
         server = self._start("redis", redis_command(folder, port), death_signal=signal.SIGTERM)
         server.wait_until(lambda: answers(self.settings.redis_url), timeout_s=30)
 
-    def start_workers(self, count: int, *, ready_timeout_s: float = 180) -> list[Process]:
-        """Start workers, and return once each is warm."""
-        processes = [self._start_worker(number) for number in range(1, count + 1)]
-        ledger = Ledger(self.settings)
-        try:
-            for process in processes:
-                process.wait_until(partial(_announced, ledger, process.popen.pid), ready_timeout_s)
-        finally:
-            ledger.close()
-        return processes
-
-    def _start_worker(self, number: int) -> Process:
-        name, port = f"worker-{number}", self.settings.worker_metrics_port
-        own = {
-            "OCRPOOL_NODE": f"{name}-{uuid.uuid4().hex[:8]}",
-            "OCRPOOL_WORKER_METRICS_PORT": str(port + number - 1 if port else 0),
-        }
-        return self._start(name, [*_PYTHON, "-m", "worker"], own)
+    def start_workers(self, plan: int | Sequence[WorkerPlan], *, ready_timeout_s: float = 180) -> list[Process]:
+        """Start the planned workers, or so many that share the CPU, and return once each is warm."""
+        plans = plan_for_this_machine(self.settings, plan).workers if isinstance(plan, int) else plan
+        workers = Workers(self.settings, plans, log_dir=self.log_dir)
+        self._workers.append(workers)
+        workers.start()
+        workers.wait_until_ready(ready_timeout_s)
+        return workers.processes
 
     def start_gateway(self) -> str:
         """Start the gateway, and return its URL once it listens."""
-        process = self._start("gateway", [*_PYTHON, "-m", "producer.gateway"])
+        process = self._start("gateway", [*PYTHON, "-m", "producer.gateway"])
         process.wait_until(lambda: _ready_url(process.log()) is not None, timeout_s=60)
         return _ready_url(process.log()) or ""
 
@@ -130,7 +120,7 @@ class Embedded:
         port = settings.flower_port or free_port()
         if listens(settings.flower_host, port):
             raise Unavailable(f"Flower cannot start: {settings.flower_host}:{port} is in use.")
-        command = [*_PYTHON, "-m", "celery", "--app", "worker.app", "flower", "--read_only"]
+        command = [*PYTHON, "-m", "celery", "--app", "worker.app", "flower", "--read_only"]
         command += [f"--address={settings.flower_host}", f"--port={port}"]
         # In the environment, where other users of the machine do not see it.
         password = {"FLOWER_BASIC_AUTH": settings.flower_basic_auth} if settings.flower_basic_auth else {}
@@ -151,23 +141,22 @@ class Embedded:
         self.processes.append(process)
         return process
 
-    def supervise(self, poll_s: float = 1.0) -> NoReturn:
-        """Watch the parts: a worker that ends is started again, and the pool lives without Flower.
+    def supervise(self, stop: threading.Event, poll_s: float = 0.5) -> None:
+        """Watch the parts until `stop` is set: a worker that ends is started again, and the pool lives without Flower.
 
         Raises:
             Unavailable: another part ended by itself.
         """
-        while True:
-            time.sleep(poll_s)
+        while not stop.wait(poll_s):
+            for workers in self._workers:
+                workers.tend()
             for process in list(self.processes):
                 if process.popen.poll() is None:
                     continue
                 self.processes.remove(process)
-                if process.kind not in ("worker", "flower"):
+                if process.name != "flower":
                     raise Unavailable(f"The {process.name} ended by itself:\n{process.log_tail()}")
-                log.warning("part.ended", name=process.name, status=process.popen.returncode, log=str(process.log_path))
-                if process.kind == "worker":
-                    self._start_worker(int(process.name.removeprefix("worker-")))
+                log.warning("part.ended", name=process.name, by=ended_by(process.popen.returncode))
 
     def stop(self) -> None:
         """Stop what was started: all workers at once, then the others; Redis last, because pages are still written.
@@ -176,8 +165,10 @@ class Embedded:
         """
         grace_s = self.settings.drain_timeout_s + 5
         try:
-            for kinds in (("worker",), ("gateway", "flower"), ("redis",)):
-                parts = [process for process in self.processes if process.kind in kinds]
+            while self._workers:
+                self._workers.pop().stop()
+            for names in (("gateway", "flower"), ("redis",)):
+                parts = [process for process in self.processes if process.name in names]
                 for process in parts:
                     process.ask_to_stop()
                 for process in parts:
@@ -217,10 +208,6 @@ def pool_of_its_own(settings: Settings) -> Iterator[tuple[Embedded, Settings]]:
         )
         with Embedded(own) as pool:
             yield pool, own
-
-
-def _announced(ledger: Ledger, pid: int) -> bool:
-    return any(worker["pid"] == pid for worker in ledger.workers().values())
 
 
 def _ready_url(log: str) -> str | None:

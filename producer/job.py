@@ -155,12 +155,13 @@ class SpanMessage(Contract):
 
 
 Point = tuple[float, float]
+Quad = tuple[Point, Point, Point, Point]
 
 
 class Line(Contract):
     """One line of text. The quad's corners run clockwise from the text's top left, in pixels of the upright page."""
 
-    quad: tuple[Point, Point, Point, Point]
+    quad: Quad
     text: str
     #: The recogniser's mean confidence, 0 to 1.
     score: float = Field(ge=0.0, le=1.0)

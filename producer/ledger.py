@@ -74,6 +74,8 @@ class Claim:
 
     job: Job
     unit: str
+    #: Where the unit travelled: quarantined units come one at a time, so one that ends brings the next.
+    lane: Lane
     fence: int
     #: Pages of the unit without an outcome; empty for `prepare`.
     pages: tuple[int, ...]
@@ -260,8 +262,9 @@ class Ledger:
         return Claim(
             job=Job.model_validate_json(reply[2]),
             unit=unit,
+            lane=Lane(reply[4].decode()),
             fence=int(reply[1]),
-            pages=tuple(int(page) for page in reply[4:]),
+            pages=tuple(int(page) for page in reply[5:]),
             deadline_in_s=int(reply[3]) / 1000,
         )
 
@@ -342,6 +345,11 @@ class Ledger:
         """Say that the worker is leaving."""
         with reachable():
             self.redis.delete(f"{self.namespace}:worker:{worker}")
+
+    def is_ready(self, worker: str) -> bool:
+        """Whether the worker has said so, and lives."""
+        with reachable():
+            return bool(self.redis.exists(f"{self.namespace}:worker:{worker}"))
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """The live, ready workers by name, with their descriptions."""

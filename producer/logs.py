@@ -17,6 +17,9 @@ def configure_logs(settings: Settings) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if settings.node:
+        # Workers of one pool may write to one place.
+        shared.insert(0, lambda _logger, _method, line: {"worker": settings.node, **line})
     renderer: structlog.typing.Processor
     if settings.log_format == "json":
         shared.append(structlog.processors.format_exc_info)

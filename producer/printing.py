@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
 import typer
 from rich.console import Console
 
+from producer.cpus import as_ranges
 from producer.job import JobResult, JobState, JobStatus
+from producer.plan import PoolPlan
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -73,6 +76,31 @@ def print_status(status: JobStatus, format: Format) -> None:
     failed = f", {status.pages_failed} failed" if status.pages_failed else ""
     reason = f": {status.error.message}" if status.error else ""
     out.print(f"{status.id}  {status.state.value}  {pages}{failed}{reason}", markup=False)
+
+
+def print_plan(plan: PoolPlan, console: Console) -> None:
+    """A line for each worker: where it runs, and with how much."""
+    heading = ("worker", "card", "CPUs", "threads", "decoders", "metrics port")
+    rows = [
+        (
+            worker.name,
+            str(worker.card or "none"),
+            as_ranges(worker.cpus),
+            str(worker.threads),
+            str(worker.decoders),
+            str(worker.metrics_port or "a free one"),
+        )
+        for worker in plan.workers
+    ]
+    for line in _aligned([heading, *rows]):
+        console.print(line, markup=False)
+    if plan.reason:
+        console.print(f"No card is used: {plan.reason}.", markup=False)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def count(number: int, noun: str) -> str:

@@ -8,12 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
 from producer.errors import Unavailable
+
+PYTHON = (sys.executable, "-P")  # Nothing is imported from the folder that a user stands in.
 
 _POLL_S = 0.02
 _PR_SET_PDEATHSIG = 1
@@ -37,38 +41,70 @@ def listens(host: str, port: int) -> bool:
     return True
 
 
-def _die_with_parent(death_signal: signal.Signals) -> None:
-    """Runs in the child: it gets the signal when its parent dies, however it dies."""
+def ended_by(returncode: int) -> str:
+    """`status 1`, or the name of the signal that ended the process."""
+    named = {number.value: number.name for number in signal.Signals}
+    return f"status {returncode}" if returncode >= 0 else named.get(-returncode, f"signal {-returncode}")
+
+
+def asked_to_stop() -> threading.Event:
+    """An event that SIGTERM and SIGINT set from now on; a second Ctrl-C raises KeyboardInterrupt.
+
+    With it, a signal never falls between the start of a process and the note that it was started.
+    """
+    asked = threading.Event()
+
+    def ask(number: int, _: object) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
+    return asked
+
+
+def _settle_in(death_signal: signal.Signals, cpus: Collection[int]) -> None:
+    """Runs in the child: it gets the signal when its parent dies, however it dies, and keeps to its CPUs."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, death_signal)
+        if cpus:
+            with suppress(OSError):  # They may have gone offline; the process does without its place.
+                os.sched_setaffinity(0, cpus)
 
 
 class Process:
-    """One part of the pool, with its output in a log file. It runs in the log's folder."""
+    """One part of the pool. Its output goes to a log file, in whose folder it runs unless `cwd` says another one;
+    without a file, it goes where this process's own goes."""
 
     def __init__(
         self,
         name: str,
         command: Sequence[str],
-        log_path: Path,
+        log_path: Path | None,
         env: Mapping[str, str] | None = None,
         *,
+        cwd: Path | None = None,
+        cpus: Collection[int] = (),
         death_signal: signal.Signals = signal.SIGKILL,
     ) -> None:
         self.name = name
         self.log_path = log_path
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        with log_path.open("ab") as log:
-            self._log_start = log.tell()
+        # The user's folder may hold modules of the names that a part imports.
+        folder = cwd or (log_path.parent if log_path else None)
+        for needed in filter(None, (folder, log_path and log_path.parent)):
+            needed.mkdir(parents=True, exist_ok=True)
+        with log_path.open("ab") if log_path else nullcontext() as log:
+            self._log_start = log.tell() if log else 0
             self.popen = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=log and subprocess.STDOUT,
                 env={**os.environ, **(env or {})},
-                cwd=log_path.parent,  # The user's folder may hold modules of the names that a part imports.
+                cwd=folder,
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which stops its parts in order.
-                preexec_fn=partial(_die_with_parent, death_signal),  # noqa: PLW1509 - one call into a library that is loaded already
+                preexec_fn=partial(_settle_in, death_signal, cpus),  # noqa: PLW1509 - two calls into what is loaded already
             )
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
@@ -80,23 +116,21 @@ class Process:
         end = time.monotonic() + timeout_s
         while not ready():
             if self.popen.poll() is not None:
-                raise Unavailable(f"The {self.name} ended with status {self.popen.returncode}:\n{self.log_tail()}")
+                raise Unavailable(f"The {self.name} ended ({ended_by(self.popen.returncode)}):\n{self.log_tail()}")
             if time.monotonic() > end:
                 raise Unavailable(f"The {self.name} was not ready within {timeout_s:.0f} s:\n{self.log_tail()}")
             time.sleep(_POLL_S)
 
     def log(self) -> str:
+        """What this process has written to its log file; nothing where it has none."""
+        if self.log_path is None:
+            return ""
         with self.log_path.open("rb") as log:
             log.seek(self._log_start)
             return log.read().decode(errors="replace")
 
     def log_tail(self, lines: int = 12) -> str:
         return "\n".join(self.log().splitlines()[-lines:])
-
-    @property
-    def kind(self) -> str:
-        """`worker` for `worker-2`."""
-        return self.name.partition("-")[0]
 
     def stop(self, grace_s: float) -> None:
         """SIGTERM, and SIGKILL after `grace_s` seconds."""

@@ -32,13 +32,9 @@ def broker_settings(settings: Settings) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": {
-            # A far backstop: leases bring lost spans back long before.
-            "visibility_timeout": settings.broker_visibility_timeout_s,
-            "unacked_restore_interval": 10,
-            "unacked_restore_throttle": 1,
-            "unacked_key": f"{prefix}unacked",
-            "unacked_index_key": f"{prefix}unacked_index",
-            "unacked_mutex_key": f"{prefix}unacked_mutex",
+            # Unacknowledged messages are counted in the worker alone, not copied in Redis: a message is a hint, and the
+            # sweeper publishes again what a dead worker took along.
+            "ack_emulation": False,
             "priority_steps": [0],
             "queue_order_strategy": "round_robin",
             "socket_timeout": 15,

@@ -39,7 +39,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=65535,
-        description="Port of a worker's `/metrics` and `/healthz`; `ocrpool up` counts on from it; 0 takes a free one.",
+        description="Port of a worker's `/metrics` and `/healthz`; a pool counts on from it; 0 takes a free one.",
     )
     worker_metrics_host: str = Field("127.0.0.1", description="Address that a worker's `/metrics` listens on.")
     flower_port: int = Field(5555, ge=0, le=65535, description="Port of Flower; 0 takes a free one.")
@@ -68,35 +68,50 @@ class Settings(BaseSettings):
     preprocess: Literal["auto", "host"] = Field(
         "auto", description="Where batches are made of pages: beside the models, or in the host's memory."
     )
-    strict_runtime: bool = Field(
-        False, description="Refuse to start where `OCRPOOL_DEVICE` cannot be used, instead of falling back."
+    jpeg_decode: Literal["sandbox", "card"] = Field(
+        "sandbox",
+        description="Where JPEG files are decoded; `card` parses them outside the sandbox: for trusted documents only.",
     )
-    predictor_threads: int = Field(0, ge=0, le=256, description="CPU threads of the models; 0 takes every core.")
+    strict_runtime: bool = Field(
+        False, description="Refuse to start where a card or its libraries cannot be used, instead of falling back."
+    )
+    workers_per_card: int = Field(
+        0, ge=0, le=32, description="Worker processes that `ocrpool pool` and `up` run on each card; 0: what suits it."
+    )
+    predictor_threads: int = Field(
+        0, ge=0, le=256, description="CPU threads of a worker's models; 0 takes every core that is the worker's."
+    )
     detector_sizes: Annotated[tuple[Size, ...], NoDecode] = Field(
-        (
-            *((128, 960), (320, 320), (640, 448), (448, 640)),
-            *((896, 640), (960, 576), (1056, 544), (1120, 512), (1216, 480), (1536, 384)),
-            *((768, 768), (640, 896), (544, 1056), (480, 1216), (384, 1536)),
-            *((1344, 960), (960, 1344), (1728, 736), (736, 1728)),
-        ),
-        description="Page shapes (height x width, multiples of 32) that the detector sees.",
+        (),
+        description="Page shapes (height x width, multiples of 32) that the detector sees; empty: those fitted for the "
+        "device. `ocrpool shapes fit` fits a list to documents of yours.",
     )
     detector_batches: Annotated[tuple[int, ...], NoDecode] = Field(
-        (1,), description="Batch sizes (pages) that the detector sees."
+        (), description="Batch sizes (pages) that the detector sees; empty: those for the device."
     )
     recogniser_widths: Annotated[tuple[int, ...], NoDecode] = Field(
-        (*range(128, 256, 16), *range(256, 512, 32), *range(512, 1024, 64), *range(1024, 2048, 128), 2048, 2560, 3200),
-        description="Widths in pixels of the line crops (48 px high) that the recogniser sees.",
+        (),
+        description="Widths in pixels of the line crops (48 px high) that the recogniser sees; empty: those fitted "
+        "for the device.",
     )
     recogniser_batches: Annotated[tuple[int, ...], NoDecode] = Field(
-        (1, 2, 3, 4), description="Batch sizes (lines) that the recogniser sees."
+        (), description="Batch sizes (lines) that the recogniser sees; empty: those for the device."
     )
     max_delay_ms: float = Field(50, ge=0, le=10_000, description="Longest wait of a batch's oldest item for company.")
-    pages_in_flight: int = Field(16, ge=1, le=1024, description="Pages that one worker reads at a time.")
-    spans_in_flight: int = Field(8, ge=1, le=256, description="Spans that one worker holds at a time.")
+    pages_in_flight: int = Field(
+        0, ge=0, le=1024, description="Pages that one worker reads at a time; 0: 16, or 64 beside a card."
+    )
+    spans_in_flight: int = Field(
+        0, ge=0, le=256, description="Spans that one worker holds at a time; 0: 8, or 64 beside a card."
+    )
 
     # Rasterising
-    rasterise_processes: int = Field(0, ge=0, le=256, description="Sandboxed decoder processes; 0 takes every core.")
+    rasterise_processes: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Sandboxed decoder processes of a worker; 0: one for each core that is the worker's.",
+    )
     rasterise_memory_bytes: int = Field(1 << 30, ge=1 << 27, description="Address space that one page may take there.")
     pdf_dpi: int = Field(150, ge=50, le=600, description="Resolution at which PDF pages are rendered.")
     page_timeout_s: float = Field(60, gt=0, le=3600, description="Longest time to rasterise one page.")
@@ -125,11 +140,8 @@ class Settings(BaseSettings):
     result_ttl_s: float = Field(
         86_400, gt=0, le=30 * 86_400, description="A finished job and its result are kept this long."
     )
-    broker_visibility_timeout_s: int = Field(
-        1800, ge=60, description="Backstop of the broker; the leases act long before."
-    )
     drain_timeout_s: float = Field(
-        60, gt=0, le=3600, description="Time that `ocrpool up` gives a stopping worker for its pages."
+        60, gt=0, le=3600, description="Time that `ocrpool pool` and `up` give a stopping worker for its pages."
     )
 
     # Logs
@@ -143,7 +155,7 @@ class Settings(BaseSettings):
     def _parse_sizes(cls, value: object) -> object:
         """Environment form: `960x736,736x960`."""
         if isinstance(value, str):
-            return tuple(tuple(int(side) for side in size.split("x")) for size in value.split(","))
+            return tuple(tuple(int(side) for side in size.split("x")) for size in filter(None, value.split(",")))
         return value
 
     @field_validator("detector_batches", "recogniser_batches", "recogniser_widths", mode="before")
@@ -151,20 +163,20 @@ class Settings(BaseSettings):
     def _parse_numbers(cls, value: object) -> object:
         """Environment form: `1,2,4`."""
         if isinstance(value, str):
-            return tuple(int(number) for number in value.split(","))
+            return tuple(int(number) for number in filter(None, value.split(",")))
         return value
 
     @field_validator("detector_sizes")
     @classmethod
     def _check_sizes(cls, sizes: tuple[Size, ...]) -> tuple[Size, ...]:
-        if not sizes or any(side < 32 or side % 32 for size in sizes for side in size):
+        if any(side < 32 or side % 32 for size in sizes for side in size):
             raise ValueError("each size is height x width, both multiples of 32, such as 960x736")
         return sizes
 
     @field_validator("detector_batches", "recogniser_batches", "recogniser_widths")
     @classmethod
     def _check_numbers(cls, numbers: tuple[int, ...]) -> tuple[int, ...]:
-        if not numbers or min(numbers) < 1:
+        if any(number < 1 for number in numbers):
             raise ValueError("a list of whole numbers from 1 on, such as 1,2,4")
         return numbers
 
@@ -230,7 +242,7 @@ def describe() -> str:
     def shown(name: str, value: object) -> str:
         if name == "data_dir":
             return "`~/.local/share/ocrpool`"
-        return f"`{as_text(value)}`" if value != "" else "(empty)"
+        return f"`{as_text(value)}`" if as_text(value) else "(empty)"
 
     rows = [
         f"| `OCRPOOL_{name.upper()}` | {shown(name, field.default)} | {field.description} |"

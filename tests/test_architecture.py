@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[1]
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
     {"errors"},
-    {"job", "settings"},
-    {"media", "blobs", "ledger", "queue", "logs", "processes"},
-    {"following"},
-    {"producer"},
+    {"job", "settings", "cpus", "backoff"},
+    {"media", "blobs", "ledger", "queue", "logs", "processes", "cards"},
+    {"following", "plan"},
+    {"producer", "workers"},
     {"embedded", "progress", "printing"},
     {"gateway", "cli"},
 ]
@@ -30,6 +30,11 @@ LAYERS = [
 HEAVY = {
     "paddle": "worker/predictors/paddle.py",
     "onnxruntime": "worker/predictors/onnx.py",
+    "cupy": "worker/kernels.py",
+    "cupyx": "worker/kernels.py",
+    "onnx": "worker/predictors/graph.py",
+    "nvidia": "worker/jpegs.py",
+    "pynvml": "producer/cards.py",
     "paddlex": "worker/official.py",
 }
 

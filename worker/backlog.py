@@ -1,132 +1,223 @@
-"""The rules of the batch window: which queued items may leave as a batch now. No threads, no clock of its own."""
+"""The rules of the batch window: which queued items leave as a batch now. No threads, no clock of its own.
+
+Two lanes share each bucket. Interactive items leave first and bulk fills their batches; bulk leads a batch when no
+interactive item waits, and by the two exceptions of `Backlog._leader`. Adding an item costs no scan, taking a batch one
+over the buckets.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Hashable
-from concurrent.futures import Future
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from producer.errors import Cancelled, DeadlineExceeded
+from worker.groups import Group, Out
 
 Bucket = TypeVar("Bucket", bound=Hashable)
 In = TypeVar("In")
-Out = TypeVar("Out")
+#: A queued item: its group, its place there, and itself. A tuple, because thousands are made each second.
+Entry = tuple[Group[Out], int, In]
 
-#: A bucket that has waited this many windows goes before full ones, so that rare shapes do not starve under load.
+#: A bucket that has waited this many windows goes before full ones, so that rare shapes do not starve under load. Bulk
+#: that has waited as long has its share of the batches.
 STARVED_WINDOWS = 10
+#: Of this many batches, one is led by starving bulk while interactive items keep coming.
+BULK_SHARE = 8
 #: After running out of memory, a bucket's batches grow by half each time this many of them went well.
 RECOVERY_BATCHES = 64
 
+_STARVED, _FULL, _DUE, _EARLY = range(4)
 
-@dataclass(eq=False, slots=True)
-class Entry(Generic[Bucket, In, Out]):
-    """One queued item and the future of its answer."""
 
-    item: In
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[Bucket, In, Out]):
+    """Items of one bucket that leave together."""
+
     bucket: Bucket
-    submitted_at: float
-    deadline: float | None
-    cancelled: Callable[[], bool] | None
-    future: Future[Out]
+    entries: list[Entry[Out, In]]
+    #: Whether an interactive item made it leave.
+    urgent: bool
+    #: The size of a full batch, had memory never run out.
+    max_size: int
 
-    def refusal(self, now: float) -> Exception | None:
-        """Why the item must not run any more."""
-        if self.deadline is not None and now >= self.deadline:
-            return DeadlineExceeded()
-        try:
-            return Cancelled() if self.cancelled is not None and self.cancelled() else None
-        except Exception as error:
-            return error
 
-    def admit(self, now: float) -> bool:
-        """Whether the item may run; its future is resolved when not."""
-        if not self.future.set_running_or_notify_cancel():
-            return False
-        if refusal := self.refusal(now):
-            self.future.set_exception(refusal)
-            return False
-        return True
+class _Shelf(Generic[Bucket, In, Out]):
+    """One bucket's entries, by lane, and the largest batch that it may give."""
 
-    def fail(self, error: BaseException) -> None:
-        """Resolve the future with `error`, unless it is resolved."""
-        if self.future.done():
-            return
-        if self.future.running() or self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
+    __slots__ = ("bucket", "bulk", "limit", "max_size", "size", "successes", "urgent")
+
+    def __init__(self, bucket: Bucket, max_size: int) -> None:
+        self.bucket = bucket
+        self.max_size = self.limit = max_size
+        self.urgent: deque[Entry[Out, In]] = deque()
+        self.bulk: deque[Entry[Out, In]] = deque()
+        self.size = 0
+        #: Batches that went well since the limit changed.
+        self.successes = 0
+
+    def take(self, *, urgent: bool) -> list[Entry[Out, In]]:
+        """A batch with the entries of one lane first; the other lane's fill it."""
+        batch: list[Entry[Out, In]] = []
+        for queue in (self.urgent, self.bulk) if urgent else (self.bulk, self.urgent):
+            count = min(self.limit - len(batch), len(queue))
+            batch += [queue.popleft() for _ in range(count)]
+        self.size -= len(batch)
+        return batch
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate(Generic[Bucket, In, Out]):
+    """The shelf that a lane would take from, why, and the group at its head."""
+
+    rank: int
+    shelf: _Shelf[Bucket, In, Out]
+    head: Group[Out]
 
 
 class Backlog(Generic[Bucket, In, Out]):
-    """The queued entries by bucket. Not thread-safe: the batcher's lock guards it."""
+    """The queued entries by bucket and lane. Not thread-safe: the batcher's lock guards it.
+
+    Args:
+        max_batch: The size of a full batch of a bucket; asked once for each.
+        max_delay_s: Longest wait of a batch's oldest item for company.
+    """
 
     def __init__(self, max_batch: Callable[[Bucket], int], max_delay_s: float) -> None:
         self._max_batch = max_batch
         self._max_delay_s = max_delay_s
-        self._waiting: dict[Bucket, deque[Entry[Bucket, In, Out]]] = {}
-        self._ceilings: dict[Bucket, int] = {}
-        self._successes: dict[Bucket, int] = {}
+        self._starved_s = STARVED_WINDOWS * max_delay_s
+        self._shelves: dict[Bucket, _Shelf[Bucket, In, Out]] = {}
+        self._full = 0
+        self._oldest_at = 0.0
+        self._groups = 0
+        self._bulk_led = 0
+        self._urgent_led = 0
         self.size = 0
 
-    def add(self, entry: Entry[Bucket, In, Out]) -> None:
-        self._waiting.setdefault(entry.bucket, deque()).append(entry)
-        self.size += 1
+    def add(self, group: Group[Out], items: Iterable[In], buckets: Iterable[Bucket], now: float) -> None:
+        """Queue a group's items, each in its own bucket."""
+        if not self.size:
+            self._oldest_at = now
+        self._groups += 1
+        group.submitted_at, group.number, group.bulk_before = now, self._groups, self._bulk_led
+        shelves, urgent = self._shelves, group.urgent
+        for index, (item, bucket) in enumerate(zip(items, buckets, strict=True)):
+            shelf = shelves.get(bucket) or self._open(bucket)
+            (shelf.urgent if urgent else shelf.bulk).append((group, index, item))
+            shelf.size += 1
+            if shelf.size == shelf.limit:
+                self._full += 1
+        self.size += group.size
 
-    def limit(self, bucket: Bucket) -> int:
-        """The largest batch of `bucket` now."""
-        limit = max(1, self._max_batch(bucket))
-        return min(limit, self._ceilings.get(bucket, limit))
+    def may_leave(self, now: float, *, eager: bool) -> bool:
+        """Whether a batch may leave. `eager`: nothing is gained by waiting for a fuller one."""
+        return self.size > 0 and (eager or self._full > 0 or now - self._oldest_at >= self._max_delay_s)
 
-    def ready(self, now: float, *, hurry: bool) -> Bucket | None:
-        """The bucket whose batch leaves now. `hurry`: nothing can join any more."""
-        best: tuple[int, float] | None = None
-        chosen: Bucket | None = None
-        for bucket, entries in self._waiting.items():
-            since = entries[0].submitted_at
-            waited = now - since
-            if waited >= STARVED_WINDOWS * self._max_delay_s > 0:
-                rank = 0
-            elif len(entries) >= self.limit(bucket):
-                rank = 1
-            elif hurry or waited >= self._max_delay_s:
-                rank = 2
-            else:
-                continue
-            if best is None or (rank, since) < best:
-                best, chosen = (rank, since), bucket
-        return chosen
+    def take(self, now: float, *, eager: bool) -> Batch[Bucket, In, Out] | None:
+        """The batch that leaves now, if one may."""
+        leader = self._leader(now, eager) if self.may_leave(now, eager=eager) else None
+        if leader is None:
+            return None
+        shelf, urgent = leader.shelf, leader.head.urgent
+        if urgent:
+            self._urgent_led += 1
+        else:
+            self._bulk_led += 1
+            self._urgent_led = 0
+        was_full = shelf.size >= shelf.limit
+        entries = shelf.take(urgent=urgent)
+        self._full -= was_full and shelf.size < shelf.limit
+        self.size -= len(entries)
+        self._oldest_at = self._oldest()
+        return Batch(shelf.bucket, entries, urgent, shelf.max_size)
 
     def due_s(self, now: float) -> float | None:
         """Seconds until the first window closes; None when nothing waits."""
-        oldest = min((entries[0].submitted_at for entries in self._waiting.values()), default=None)
-        return None if oldest is None else max(0.0, oldest + self._max_delay_s - now)
+        return max(0.0, self._oldest_at + self._max_delay_s - now) if self.size else None
 
-    def take(self, bucket: Bucket) -> list[Entry[Bucket, In, Out]]:
-        entries = self._waiting[bucket]
-        batch = [entries.popleft() for _ in range(min(len(entries), self.limit(bucket)))]
-        if not entries:
-            del self._waiting[bucket]
-        self.size -= len(batch)
-        return batch
-
-    def take_all(self) -> list[Entry[Bucket, In, Out]]:
-        entries = [entry for waiting in self._waiting.values() for entry in waiting]
-        self._waiting.clear()
-        self.size = 0
+    def take_all(self) -> list[Entry[Out, In]]:
+        entries = [entry for shelf in self._shelves.values() for entry in (*shelf.urgent, *shelf.bulk)]
+        for shelf in self._shelves.values():
+            shelf.urgent.clear()
+            shelf.bulk.clear()
+            shelf.size = 0
+        self.size = self._full = 0
         return entries
 
     def shrink(self, bucket: Bucket, failed_size: int) -> None:
         """A batch of `failed_size` had no room."""
-        self._ceilings[bucket] = max(1, min(self.limit(bucket), failed_size // 2))
-        self._successes[bucket] = 0
+        shelf = self._shelves[bucket]
+        self._set_limit(shelf, max(1, min(shelf.limit, failed_size // 2)))
 
     def recover(self, bucket: Bucket) -> None:
         """A batch went well."""
-        if bucket not in self._ceilings:
+        shelf = self._shelves[bucket]
+        if shelf.limit == shelf.max_size:
             return
-        self._successes[bucket] += 1
-        if self._successes[bucket] >= RECOVERY_BATCHES:
-            self._successes[bucket] = 0
-            self._ceilings[bucket] += max(1, self._ceilings[bucket] // 2)
-            if self._ceilings[bucket] >= self._max_batch(bucket):
-                del self._ceilings[bucket], self._successes[bucket]
+        shelf.successes += 1
+        if shelf.successes >= RECOVERY_BATCHES:
+            self._set_limit(shelf, min(shelf.max_size, shelf.limit + max(1, shelf.limit // 2)))
+
+    @property
+    def ceiling_ratio(self) -> float:
+        """The largest batch that memory allows now, by a full one, in the bucket where that is least."""
+        return min((shelf.limit / shelf.max_size for shelf in self._shelves.values()), default=1.0)
+
+    def _open(self, bucket: Bucket) -> _Shelf[Bucket, In, Out]:
+        shelf = self._shelves[bucket] = _Shelf(bucket, max(1, self._max_batch(bucket)))
+        return shelf
+
+    def _set_limit(self, shelf: _Shelf[Bucket, In, Out], limit: int) -> None:
+        self._full += (shelf.size >= limit) - (shelf.size >= shelf.limit)
+        shelf.limit, shelf.successes = limit, 0
+
+    def _oldest(self) -> float:
+        heads = (queue[0][0] for shelf in self._shelves.values() for queue in (shelf.urgent, shelf.bulk) if queue)
+        return min((head.submitted_at for head in heads), default=0.0)
+
+    def _leader(self, now: float, eager: bool) -> _Candidate[Bucket, In, Out] | None:
+        """Interactive before bulk. Bulk leads in spite of waiting interactive items
+
+        - once it starves, for one batch of each `BULK_SHARE`;
+        - while their window is open, for one batch: after it, they leave with what there is.
+
+        So an interactive item waits behind one batch that bulk leads, and one more for each 7 of its own lane.
+        """
+        urgent = self._best(now, eager, urgent=True)
+        bulk = self._best(now, eager, urgent=False)
+        if urgent is None or bulk is None:
+            only = urgent or bulk
+            return only if only is not None and only.rank < _EARLY else None
+        if self._urgent_led >= BULK_SHARE - 1 and now - bulk.head.submitted_at >= self._starved_s:
+            return bulk
+        if urgent.rank < _EARLY:
+            return urgent
+        if bulk.rank < _EARLY:
+            return urgent if self._bulk_led > urgent.head.bulk_before else bulk
+        return None
+
+    def _best(self, now: float, eager: bool, *, urgent: bool) -> _Candidate[Bucket, In, Out] | None:
+        """A lane's next shelf: starved ones first, then full ones, then those whose window has closed, oldest first."""
+        starved_s = self._starved_s or math.inf
+        window_s = 0.0 if eager else self._max_delay_s
+        best: tuple[int, int] | None = None
+        chosen: _Shelf[Bucket, In, Out] | None = None
+        for shelf in self._shelves.values():
+            queue = shelf.urgent if urgent else shelf.bulk
+            if not queue:
+                continue
+            head = queue[0][0]
+            waited_s = now - head.submitted_at
+            if waited_s >= starved_s:
+                rank = _STARVED
+            elif shelf.size >= shelf.limit:
+                rank = _FULL
+            else:
+                rank = _DUE if waited_s >= window_s else _EARLY
+            if best is None or (rank, head.number) < best:
+                best, chosen = (rank, head.number), shelf
+        if best is None or chosen is None:
+            return None
+        return _Candidate(best[0], chosen, (chosen.urgent if urgent else chosen.bulk)[0][0])

@@ -12,8 +12,7 @@ class HintChannel(redis.Channel):
 
     Stock kombu 5.7 puts unacknowledged messages back when a connection is lost, so that each of them runs twice, and
     ends the worker with an AttributeError where Redis stays away or a task of the lost connection is done after it.
-    Here, such a message stays among the unacknowledged until the broker's visibility timeout brings it back; by then
-    its span is done, or the sweeper has published it again.
+    Here, such a message is forgotten: its span is done, or the sweeper publishes it again.
     """
 
     do_restore = False

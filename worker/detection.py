@@ -11,10 +11,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from producer.settings import Settings
 from worker.predictors import Answers, Predictor, Shape
+from worker.shapes import ShapeList
 from worker.tensors import Bucket, Page, Shrunk, portions
 
+#: Probabilities travel as whole numbers up to this.
+CERTAIN = 255
 #: A pixel of the map belongs to text above this probability.
 PIXEL_THRESHOLD = 0.3
 #: A box is kept if its pixels' mean probability reaches this. Lower than PP-OCR's 0.5 to 0.6: faint print is read more
@@ -26,6 +28,9 @@ UNCLIP_RATIO = 1.6
 MAX_BOXES = 1000
 #: Shortest side of a box in pixels of the map, before and after it grows.
 MIN_SIDE, MIN_GROWN_SIDE = 3, 5
+#: A box's mean is taken over so many points along its first side and its second, evenly spread inside it. On receipts
+#: this keeps the same boxes as the mean over every pixel does; asking OpenCV box by box would cost more than all else.
+GRID = (32, 16)
 #: Shortest side of a quad in pixels of the page.
 MIN_PAGE_SIDE = 3
 #: Small pages are enlarged up to this; beyond it they only cost more.
@@ -44,29 +49,18 @@ TextMap = Answers
 class Detector:
     """Finds text lines. One instance serves every thread."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._buckets = tuple(sorted(settings.detector_sizes, key=lambda size: size[0] * size[1]))
-        self._batches = tuple(sorted(settings.detector_batches))
+    def __init__(self, shapes: ShapeList) -> None:
+        self._buckets = tuple(sorted(shapes.detector_sizes, key=lambda size: size[0] * size[1]))
+        self._batches = tuple(sorted(shapes.detector_batches))
         self.shapes = frozenset(Shape(batch, *size) for size in self._buckets for batch in self._batches)
 
     def max_batch(self, bucket: Bucket) -> int:
         return self._batches[-1]
 
     def prepare(self, page: Page) -> tuple[Shrunk, Bucket]:
-        """How a page is scaled into one of the buckets, keeping its aspect ratio, and which.
-
-        The smallest bucket that gives the page the area it needs, or else the one that gives it most.
-        """
+        """How a page is scaled into one of the buckets, keeping its aspect ratio, and which."""
         height, width = page.shape[:2]
-        pixels = height * width
-        wanted = min(max(pixels * DENSE_AREA, LEAST_AREA), MOST_AREA, pixels * 0.95 * MAX_SCALE**2)
-        scales = [min(rows / height, columns / width, MAX_SCALE) for rows, columns in self._buckets]
-        largest = max(scales)
-        bucket, scale = next(
-            (bucket, scale)
-            for bucket, scale in zip(self._buckets, scales, strict=True)
-            if pixels * scale**2 >= wanted or scale == largest
-        )
+        bucket, scale = place(self._buckets, height, width)
         return Shrunk(page, max(1, round(height * scale)), max(1, round(width * scale))), bucket
 
     def run(self, predictor: Predictor, bucket: Bucket, items: Sequence[Shrunk]) -> list[TextMap]:
@@ -92,15 +86,46 @@ class Detector:
         return np.ascontiguousarray(quads[(sides > MIN_PAGE_SIDE).all(axis=1)])
 
 
-def _boxes(text_map: TextMap) -> Quads:
+def wanted_area(height: int, width: int) -> float:
+    """The pixels that a page of this size needs to be shown with."""
+    pixels = height * width
+    return min(max(pixels * DENSE_AREA, LEAST_AREA), MOST_AREA, pixels * 0.95 * MAX_SCALE**2)
+
+
+def place(buckets: Sequence[Bucket], height: int, width: int) -> tuple[Bucket, float]:
+    """A page's bucket, and its scale there; `buckets` ascend by area.
+
+    The smallest bucket that gives the page the area it needs, or else the one that gives it most.
+    """
+    wanted = wanted_area(height, width)
+    scales = [min(rows / height, columns / width, MAX_SCALE) for rows, columns in buckets]
+    largest = max(scales)
+    return next(
+        (bucket, scale)
+        for bucket, scale in zip(buckets, scales, strict=True)
+        if height * width * scale**2 >= wanted or scale == largest
+    )
+
+
+def _points_inside() -> NDArray[np.float32]:
+    """`float32[3, N]`: the points of the grid as 1 and their way from the centre in sides, -0.5 to 0.5."""
+    along, across = ((np.arange(points) + 0.5) / points - 0.5 for points in GRID)
+    u, v = np.meshgrid(along, across)
+    return np.stack((np.ones(u.size), u.ravel(), v.ravel())).astype(np.float32)
+
+
+_INSIDE = _points_inside()
+_TWO_BY_TWO = np.ones((2, 2), np.uint8)
+
+
+def _boxes(probabilities: TextMap) -> Quads:
     """Rotated rectangles around the map's text, as quads in its own pixels."""
-    text = cv2.dilate((text_map > 255 * PIXEL_THRESHOLD).view(np.uint8), np.ones((2, 2), np.uint8))
-    contours, _ = cv2.findContours(text, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    _, text = cv2.threshold(probabilities, PIXEL_THRESHOLD * CERTAIN, 1, cv2.THRESH_BINARY)
+    contours, _ = cv2.findContours(cv2.dilate(text, _TWO_BY_TWO), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     rectangles = np.array([_flat(cv2.minAreaRect(contour)) for contour in contours[:MAX_BOXES]], np.float32)
     rectangles = rectangles.reshape(-1, 5)
     rectangles = rectangles[rectangles[:, 2:4].min(axis=1, initial=np.inf) >= MIN_SIDE]
-    scores = np.array([_mean_inside(text_map, quad) for quad in _corners(rectangles)])
-    rectangles = rectangles[scores >= BOX_THRESHOLD]
+    rectangles = rectangles[_means_inside(probabilities, rectangles) >= BOX_THRESHOLD * CERTAIN]
     sides = rectangles[:, 2:4]
     # A rectangle that grows by the same distance on each side stays a rectangle: no polygon clipping is needed.
     sides += UNCLIP_RATIO * sides.prod(axis=1, keepdims=True) / sides.sum(axis=1, keepdims=True)
@@ -126,11 +151,14 @@ def _corners(rectangles: NDArray[np.float32]) -> Quads:
     return np.stack(corners, axis=1).astype(np.float32)
 
 
-def _mean_inside(text_map: TextMap, quad: NDArray[np.float32]) -> float:
-    """The mean of the map inside a quad."""
-    limit = np.array(text_map.shape[::-1]) - 1
-    low = np.clip(np.floor(quad.min(axis=0)).astype(int), 0, limit)
-    high = np.clip(np.ceil(quad.max(axis=0)).astype(int), 0, limit) + 1
-    mask = np.zeros((high - low)[::-1], np.uint8)
-    cv2.fillPoly(mask, [(quad - low).astype(np.int32)], (1,))
-    return cv2.mean(text_map[low[1] : high[1], low[0] : high[0]], mask)[0] / 255
+def _means_inside(probabilities: TextMap, rectangles: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The mean of the map inside each rectangle, 0 to 255."""
+    angle = np.deg2rad(rectangles[:, 4])
+    # Dilation moved the text's middle by half a pixel, just as far as truncation below moves the points. The sides run
+    # through the middles of the outermost pixels.
+    centre, along, across = rectangles[:, :2], rectangles[:, 2] + 1, rectangles[:, 3] + 1
+    x = np.stack((centre[:, 0], along * np.cos(angle), -across * np.sin(angle)), axis=1) @ _INSIDE
+    y = np.stack((centre[:, 1], along * np.sin(angle), across * np.cos(angle)), axis=1) @ _INSIDE
+    height, width = probabilities.shape
+    pixels = y.astype(np.int32).clip(0, height - 1) * width + x.astype(np.int32).clip(0, width - 1)
+    return np.asarray(probabilities.ravel().take(pixels).mean(axis=1), np.float64)

@@ -5,26 +5,30 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from producer.cards import in_flight
 from producer.errors import EngineOutOfMemory, InvalidRequest
 from producer.job import Line, PageResult, ReadOptions, Timings
 from producer.settings import Settings
 from worker import metrics
 from worker.batcher import Batcher, BatchObserver
 from worker.detection import Detector, Quads
+from worker.device import Device
 from worker.orientation import Orientation, settle
 from worker.predictors import Predictor, Shape, Stage
-from worker.rasterise import RasterPage
-from worker.reading import arrange, as_quad
+from worker.rasterise import Raster
+from worker.reading import arrange, as_quads
 from worker.recognition import LineInput, LineText, Recogniser
 from worker.runtimes import build_predictor, choose
-from worker.tensors import Bucket, Page, Pixels
+from worker.shapes import resolve
+from worker.tensors import Bucket, Page, Pixels, portions
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -34,6 +38,8 @@ Run = Callable[[Predictor, Bucket, list[In]], Sequence[Out]]
 _LINES_PER_PAGE = 256
 #: Batches of one stage that one process has on a card at a time.
 CARD_RUNNERS = 1
+#: Batches of all stages that one process has on a card, one running and one on its way, before windows count.
+CARD_BATCHES = 2
 #: A batch that runs longer than this hangs: it is many times what the largest shape takes on one slow core.
 _STUCK_S = 120
 
@@ -47,6 +53,8 @@ class BatchedStage(Generic[In, Out]):
         run: Run[In, Out],
         max_batch: Callable[[Bucket], int],
         *,
+        slots: Callable[[Bucket, int], int],
+        device: Device,
         predictors: Sequence[Predictor],
         settings: Settings,
         observer: BatchObserver | None = metrics.observe_batch,
@@ -59,14 +67,14 @@ class BatchedStage(Generic[In, Out]):
             [partial(run, predictor) for predictor in predictors],
             max_batch=max_batch,
             max_delay_s=settings.max_delay_ms / 1000,
-            capacity=settings.pages_in_flight * _LINES_PER_PAGE,
+            capacity=in_flight(settings).pages * _LINES_PER_PAGE,
+            device=device,
             upstream=lambda: self._coming,
+            # In the thread that will run it: what ONNX Runtime records on a card belongs to the thread.
+            prepare=[predictor.warm_up for predictor in predictors],
+            slots=slots,
             observer=observer,
         )
-
-    def warm_up(self) -> None:
-        with ThreadPoolExecutor(len(self._predictors)) as pool:
-            list(pool.map(lambda predictor: predictor.warm_up(), self._predictors))
 
     def load(self, pixels: Pixels) -> Page:
         """Bring a page to where the stage's batches are made.
@@ -116,7 +124,7 @@ class BatchedStage(Generic[In, Out]):
 class Passage(Protocol):
     """One page on its way through an engine."""
 
-    def read(self, page: int, raster: RasterPage, rasterise_ms: float) -> PageResult:
+    def read(self, page: int, raster: Raster, rasterise_ms: float) -> PageResult:
         """The page's text. Blocks until its batches are through.
 
         Raises:
@@ -133,6 +141,8 @@ class Engine(Protocol):
     name: str
     #: Names the models, their files and the runtime.
     model: str
+    #: Whether the models run on a card.
+    on_card: bool
     #: One sentence: which predictor was picked, and why.
     reason: str
 
@@ -167,18 +177,31 @@ class PpOcr:
         choice = choose(settings)
         self.model = f"{choice.model.fingerprint} {choice.execution}"
         self.reason = choice.reason
-        self.detector = Detector(settings)
-        self.recogniser = Recogniser(choice.model, settings)
-        self.orientation = Orientation(settings)
+        shapes = resolve(settings, choice.shapes)
+        self.detector = Detector(shapes)
+        self.recogniser = Recogniser(choice.model, shapes)
+        self.orientation = Orientation(shapes)
         # On a CPU, one thread for each of several batches beats several threads inside one.
-        on_cpu = choice.execution.device == "cpu"
-        runners = (settings.predictor_threads or os.cpu_count() or 1) if on_cpu else CARD_RUNNERS
+        self.on_card = choice.execution.device != "cpu"
+        runners = CARD_RUNNERS if self.on_card else settings.predictor_threads or len(os.sched_getaffinity(0))
+        device = Device(CARD_BATCHES if self.on_card else runners)
 
         def stage(
             kind: Stage, shapes: Iterable[Shape], run: Run[In, Out], max_batch: Callable[[Bucket], int]
         ) -> BatchedStage[In, Out]:
             predictors = [build_predictor(choice.model, kind, shapes, choice.execution) for _ in range(runners)]
-            return BatchedStage(kind.value, run, max_batch, predictors=predictors, settings=settings)
+            sizes: dict[Bucket, list[int]] = defaultdict(list)
+            for shape in sorted(shapes):
+                sizes[shape.height, shape.width].append(shape.batch)
+            return BatchedStage(
+                kind.value,
+                run,
+                max_batch,
+                slots=lambda bucket, items: sum(portions(sizes[bucket], items)),
+                device=device,
+                predictors=predictors,
+                settings=settings,
+            )
 
         detector, turner, recogniser = self.detector, self.orientation, self.recogniser
         self.detecting = stage(Stage.DETECTOR, detector.shapes, detector.run, detector.max_batch)
@@ -191,9 +214,8 @@ class PpOcr:
         self.recognising = stage(Stage.RECOGNISER, recogniser.shapes, self._recognise, recogniser.max_batch)
 
     def _recognise(self, predictor: Predictor, bucket: Bucket, lines: list[LineInput]) -> list[LineText]:
-        real, all_pixels = self.recogniser.pixels(bucket, lines)
-        metrics.LINE_PIXELS.labels("text").inc(real)
-        metrics.LINE_PIXELS.labels("padding").inc(all_pixels - real)
+        for kind, pixels in zip(("text", "padding", "empty"), self.recogniser.pixels(bucket, lines), strict=True):
+            metrics.LINE_PIXELS.labels(kind).inc(pixels)
         return self.recogniser.run(predictor, bucket, lines)
 
     @property
@@ -203,7 +225,6 @@ class PpOcr:
 
     def start(self) -> None:
         for stage in self.stages:
-            stage.warm_up()
             stage.batcher.start()
 
     def stop(self) -> None:
@@ -215,8 +236,14 @@ class PpOcr:
 
     @contextmanager
     def passage(self, options: ReadOptions, deadline: float, cancelled: Callable[[], bool]) -> Iterator[Passage]:
-        with self.detecting.page_coming() as at_detector, self.recognising.page_coming() as at_recogniser:
-            yield _PpOcrPassage(self, options, deadline, cancelled, at_detector, at_recogniser)
+        turned = self.turning if options.orientation else None
+        turning = turned.page_coming() if turned is not None else nullcontext(lambda: None)
+        with (
+            self.detecting.page_coming() as at_detector,
+            turning as at_turner,
+            self.recognising.page_coming() as at_recogniser,
+        ):
+            yield _PpOcrPassage(self, options, deadline, cancelled, at_detector, at_turner, at_recogniser)
 
 
 @dataclass(frozen=True)
@@ -226,21 +253,21 @@ class _PpOcrPassage:
     deadline: float
     cancelled: Callable[[], bool]
     at_detector: Callable[[], None]
+    at_turner: Callable[[], None]
     at_recogniser: Callable[[], None]
 
-    def read(self, page: int, raster: RasterPage, rasterise_ms: float) -> PageResult:
+    def read(self, page: int, raster: Raster, rasterise_ms: float) -> PageResult:
         started = time.perf_counter()
         loaded = self.engine.detecting.load(raster.pixels)
         quads = self._detect(loaded)
         detected = time.perf_counter()
         lines = self._recognise(loaded, quads)
         recognised = time.perf_counter()
-        height, width = raster.pixels.shape[:2]
         ordered, text = arrange(lines)
         return PageResult(
             page=page,
-            width=width,
-            height=height,
+            width=raster.width,
+            height=raster.height,
             angle=raster.angle,
             lines=ordered,
             text=text,
@@ -255,20 +282,19 @@ class _PpOcrPassage:
 
     def _detect(self, page: Page) -> Quads:
         item, bucket = self.engine.detector.prepare(page)
-        answer = self._submit(self.engine.detecting, item, bucket)
+        answers = self._submit(self.engine.detecting, [item], [bucket])
         self.at_detector()
-        return self.engine.detector.finish(answer.result(), item)
+        return self.engine.detector.finish(answers.result()[0], item)
 
     def _recognise(self, page: Page, quads: Quads) -> list[Line]:
         lines = self.engine.recogniser.prepare(page, quads)
         angles = self._turn(lines) if self.options.orientation else [0] * len(lines)
         lines = [line.turned() if angle else line for line, angle in zip(lines, angles, strict=True)]
-        answers = [self._submit(self.engine.recognising, line, line.bucket) for line in lines]
+        answers = self._submit(self.engine.recognising, lines, [line.bucket for line in lines])
         self.at_recogniser()
-        texts = [answer.result() for answer in answers]
         return [
-            Line(quad=as_quad(quad), text=read.text, score=min(1.0, read.score), angle=angle)
-            for quad, read, angle in zip(quads, texts, angles, strict=True)
+            Line(quad=quad, text=read.text, score=min(1.0, read.score), angle=angle)
+            for quad, read, angle in zip(as_quads(quads), answers.result(), angles, strict=True)
             if read.text and read.score >= self.options.min_score
         ]
 
@@ -277,9 +303,14 @@ class _PpOcrPassage:
         if turning is None:
             raise InvalidRequest(f"The pool's model {self.engine.model} has no classifier: ask without orientation.")
         items = self.engine.orientation.prepare(lines)
-        answers = [self._submit(turning, item, item.bucket) for item in items]
-        turned = settle(lines, [answer.result() for answer in answers])
+        answers = self._submit(turning, items, [item.bucket for item in items])
+        self.at_turner()
+        turned = settle(lines, answers.result())
         return [180 if turn else 0 for turn in turned]
 
-    def _submit(self, stage: BatchedStage[In, Out], item: In, bucket: Bucket) -> Future[Out]:
-        return stage.batcher.submit(item, bucket=bucket, deadline=self.deadline, cancelled=self.cancelled)
+    def _submit(
+        self, stage: BatchedStage[In, Out], items: Sequence[In], buckets: Sequence[Bucket]
+    ) -> Future[list[Out]]:
+        return stage.batcher.submit_many(
+            items, buckets=buckets, lane=self.options.lane, deadline=self.deadline, cancelled=self.cancelled
+        )

@@ -69,6 +69,18 @@ def _loading() -> Any:
     return cupy.cuda.Stream(non_blocking=True)
 
 
+def decoded_page(image: Any) -> Page | None:
+    """A copy of what another library has decoded on the card, as a page; None for no image."""
+    import cupy
+
+    if image is None:
+        return None
+    with _loading():
+        page = cupy.array(image, np.uint8)
+        _loading().synchronize()
+    return cupy.ascontiguousarray(cupy.broadcast_to(page, (*page.shape[:2], 3)))
+
+
 class CudaKernels:
     """Makes one predictor's tensors on the card; see `Kernels`.
 
@@ -83,9 +95,11 @@ class CudaKernels:
         self.input = cupy.empty(input_floats, np.float32)
         self._pinned: dict[str, NDArray[np.uint8]] = {}
 
-    def load(self, pixels: Pixels) -> Page:
+    def load(self, pixels: Pixels | Page) -> Page:
         import cupy
 
+        if not isinstance(pixels, np.ndarray):
+            return pixels  # decoded on the card
         with _loading():
             page = cupy.empty(pixels.shape, np.uint8)
             page.set(pixels)

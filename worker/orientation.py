@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from producer.settings import Settings
 from worker.predictors import Predictor, Shape
 from worker.recognition import LINE_HEIGHT, LineInput, cuts
+from worker.shapes import ShapeList
 from worker.tensors import Bucket, portions
 
 #: The one input size of PP-OCR's mobile v2 classifier.
@@ -25,8 +25,8 @@ LONG_LINE = 120
 class Orientation:
     """Tells which lines stand upside down. One instance serves every thread."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._batches = tuple(sorted(settings.recogniser_batches))
+    def __init__(self, shapes: ShapeList) -> None:
+        self._batches = tuple(sorted(shapes.recogniser_batches))
         self.shapes = frozenset(Shape(batch, *BUCKET) for batch in self._batches)
 
     def max_batch(self, bucket: Bucket) -> int:

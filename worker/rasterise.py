@@ -19,9 +19,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Protocol
 
 import numpy as np
 import structlog
@@ -45,6 +46,33 @@ CHANNELS = 3
 FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 log = structlog.get_logger(__name__)
+
+
+class Raster(Protocol):
+    """One decoded page, in the host's memory or on a card."""
+
+    width: int
+    height: int
+    #: How the stored page was turned to stand upright, in degrees clockwise.
+    angle: int
+
+    @property
+    def pixels(self) -> Any:
+        """`uint8[height, width, 3]`, RGB."""
+        ...
+
+
+class Rasters(Protocol):
+    """Where decoded pages come from."""
+
+    def page(self, path: Path, media_type: MediaType, page: int) -> AbstractContextManager[Raster]:
+        """One page, counted from 1, for as long as the context lasts. Any thread may ask.
+
+        Raises:
+            DocumentError: the page cannot be read.
+            PageTimeout, Unavailable, Internal
+        """
+        ...
 
 
 class RasterPage:

@@ -6,13 +6,14 @@ another; what tells them from a price list is that both sides of the gutter hold
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 
 import numpy as np
-from numpy.typing import NDArray
 
-from producer.job import Line, Point
+from producer.job import Line, Quad
 from worker.detection import Quads
 from worker.recognition import TALL
 
@@ -40,10 +41,9 @@ def arrange(lines: Sequence[Line]) -> tuple[tuple[Line, ...], str]:
     return tuple(line for row in rows for line in row), text
 
 
-def as_quad(corners: Quads) -> tuple[Point, Point, Point, Point]:
-    """`float32[4, 2]` as plain numbers, rounded to a tenth of a pixel."""
-    a, b, c, d = ((round(float(x), 1), round(float(y), 1)) for x, y in corners)
-    return a, b, c, d
+def as_quads(quads: Quads) -> list[Quad]:
+    """`float32[N, 4, 2]` as plain numbers, rounded to a tenth of a pixel."""
+    return [((*a,), (*b,), (*c,), (*d,)) for a, b, c, d in np.round(quads.astype(np.float64), 1).tolist()]
 
 
 def order(quads: Quads, *, upside_down: bool = False) -> list[list[int]]:
@@ -54,17 +54,20 @@ def order(quads: Quads, *, upside_down: bool = False) -> list[list[int]]:
     """
     if not len(quads):
         return []
-    return list(_read(_Boxes.of(quads, upside_down), np.arange(len(quads))))
+    return list(_read(_Boxes.of(quads, upside_down), list(range(len(quads)))))
 
 
 @dataclass(frozen=True)
 class _Boxes:
-    """Upright boxes of the lines, once the page is turned so that its text runs to the right: `float64[N]` each."""
+    """Upright boxes of the lines, once the page is turned so that its text runs to the right.
 
-    left: NDArray[np.float64]
-    right: NDArray[np.float64]
-    middle: NDArray[np.float64]
-    height: NDArray[np.float64]
+    Plain numbers: on the few dozen lines of a page, each small numpy call would cost more than the loop it replaces.
+    """
+
+    left: list[float]
+    right: list[float]
+    middle: list[float]
+    height: list[float]
 
     @classmethod
     def of(cls, quads: Quads, upside_down: bool) -> _Boxes:
@@ -74,16 +77,17 @@ class _Boxes:
         tall = np.count_nonzero(heights >= TALL * widths) * 2 > len(points)
         along, lengths = (down, heights) if tall else (across, widths)
         # The longer half of the lines: the angle of a short one is noise.
-        long = lengths >= np.median(lengths)
-        angle = np.median(np.arctan2(along[long, 1], along[long, 0])) + np.pi * upside_down
+        long = lengths >= median(lengths.tolist())
+        angle = median(np.arctan2(along[long, 1], along[long, 0]).tolist()) + np.pi * upside_down
         cosine, sine = np.cos(angle), np.sin(angle)
         x = points[..., 0] * cosine + points[..., 1] * sine
         y = points[..., 1] * cosine - points[..., 0] * sine
         top, bottom = y.min(axis=1), y.max(axis=1)
-        return cls(x.min(axis=1), x.max(axis=1), (top + bottom) / 2, np.maximum(bottom - top, 1e-3))
+        middle, height = (top + bottom) / 2, np.maximum(bottom - top, 1e-3)
+        return cls(x.min(axis=1).tolist(), x.max(axis=1).tolist(), middle.tolist(), height.tolist())
 
 
-def _read(boxes: _Boxes, members: NDArray[np.intp]) -> Iterator[list[int]]:
+def _read(boxes: _Boxes, members: list[int]) -> Iterator[list[int]]:
     """The rows of some of a page's lines: column after column where there are columns."""
     gutter = _find_gutter(boxes, members)
     if gutter is None:
@@ -91,67 +95,72 @@ def _read(boxes: _Boxes, members: NDArray[np.intp]) -> Iterator[list[int]]:
         return
     left, right, across = _sides(boxes, members, gutter)
     # Lines that cross the gutter, such as headings, part the page into bands; each is read before the next begins.
-    edges = np.unique(boxes.middle[across])
+    edges = sorted({boxes.middle[n] for n in across})
     for band in range(len(edges) + 1):
-        both = [side[np.searchsorted(edges, boxes.middle[side], side="right") == band] for side in (left, right)]
+        both = [[n for n in side if bisect_right(edges, boxes.middle[n]) == band] for side in (left, right)]
         if all(_is_column(boxes, side) for side in both):
             for side in both:
                 yield from _read(boxes, side)
         else:
-            yield from _rows(boxes, np.concatenate(both))
+            yield from _rows(boxes, both[0] + both[1])
         if band < len(edges):
-            yield from _rows(boxes, across[boxes.middle[across] == edges[band]])
+            yield from _rows(boxes, [n for n in across if boxes.middle[n] == edges[band]])
 
 
-def _sides(
-    boxes: _Boxes, members: NDArray[np.intp], gutter: float
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+def _sides(boxes: _Boxes, members: list[int], gutter: float) -> tuple[list[int], list[int], list[int]]:
     """The members left of the gutter, right of it, and across it."""
-    is_left = boxes.right[members] <= gutter
-    is_right = ~is_left & (boxes.left[members] >= gutter)
-    return members[is_left], members[is_right], members[~is_left & ~is_right]
+    sides: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for n in members:
+        sides[0 if boxes.right[n] <= gutter else 1 if boxes.left[n] >= gutter else 2].append(n)
+    return sides
 
 
-def _find_gutter(boxes: _Boxes, members: NDArray[np.intp]) -> float | None:
+def _find_gutter(boxes: _Boxes, members: list[int]) -> float | None:
     """The x with a column on each side that the fewest lines cross, or None."""
-    found: tuple[int, float] | None = None
-    height = float(np.median(boxes.height[members]))
-    for x in np.unique(boxes.left[members]):
-        gutter = float(x) - GUTTER * height / 2
+    found: float | None = None
+    fewest = len(members)
+    gap = GUTTER * median([boxes.height[n] for n in members])
+    lefts, rights = sorted(boxes.left[n] for n in members), sorted(boxes.right[n] for n in members)
+    for x in sorted(set(lefts)):
+        gutter = x - gap / 2
+        ended, begun = bisect_right(rights, gutter), len(lefts) - bisect_left(lefts, gutter)
+        crossed = len(members) - ended - begun
+        if crossed >= min(ended, begun, fewest) or x - rights[ended - 1] < gap:
+            continue
         left, right, across = _sides(boxes, members, gutter)
-        clear = not len(left) or x - boxes.right[left].max() >= GUTTER * height
-        crossed = len(across)
-        better = crossed < min(len(left), len(right)) and (found is None or crossed < found[0])
-        if clear and better and _is_column(boxes, left) and _is_column(boxes, right):
-            found = crossed, gutter
-    return found[1] if found else None
+        if _is_column(boxes, left) and _is_column(boxes, right):
+            found, fewest = gutter, len(across)
+    return found
 
 
-def _is_column(boxes: _Boxes, members: NDArray[np.intp]) -> bool:
+def _is_column(boxes: _Boxes, members: list[int]) -> bool:
     if len(members) < COLUMN_LINES:
         return False
-    widths = boxes.right[members] - boxes.left[members]
-    extent = boxes.right[members].max() - boxes.left[members].min()
-    height = np.median(boxes.height[members])
-    long = np.count_nonzero(widths >= max(COLUMN_LINE_ASPECT * height, COLUMN_FILL * extent))
-    return bool(long >= max(COLUMN_LINES, COLUMN_LINES_PART * len(members)))
+    extent = max(boxes.right[n] for n in members) - min(boxes.left[n] for n in members)
+    height = median([boxes.height[n] for n in members])
+    least = max(COLUMN_LINE_ASPECT * height, COLUMN_FILL * extent)
+    long = sum(boxes.right[n] - boxes.left[n] >= least for n in members)
+    return long >= max(COLUMN_LINES, COLUMN_LINES_PART * len(members))
 
 
-def _rows(boxes: _Boxes, members: NDArray[np.intp]) -> list[list[int]]:
+def _rows(boxes: _Boxes, members: list[int]) -> list[list[int]]:
     """Lines beside each other, top to bottom."""
     rows: list[list[int]] = []
-    for n in members[np.argsort(boxes.middle[members], kind="stable")].tolist():
+    for n in sorted(members, key=boxes.middle.__getitem__):
         if rows and _continues(boxes, rows[-1], n):
             rows[-1].append(n)
         else:
             rows.append([n])
-    return [sorted(row, key=lambda n: float(boxes.left[n])) for row in rows]
+    return [sorted(row, key=boxes.left.__getitem__) for row in rows]
 
 
 def _continues(boxes: _Boxes, row: list[int], line: int) -> bool:
-    height = min(boxes.height[line], np.median(boxes.height[row]))
-    if boxes.middle[line] - boxes.middle[row].mean() > ROW_SHIFT * height:
+    height = min(boxes.height[line], median([boxes.height[n] for n in row]))
+    if boxes.middle[line] - fmean([boxes.middle[n] for n in row]) > ROW_SHIFT * height:
         return False
-    shared = np.minimum(boxes.right[row], boxes.right[line]) - np.maximum(boxes.left[row], boxes.left[line])
-    narrower = np.minimum(boxes.right[row] - boxes.left[row], boxes.right[line] - boxes.left[line])
-    return not bool((shared > STACKED * narrower).any())
+    left, right = boxes.left[line], boxes.right[line]
+    for n in row:
+        shared = min(boxes.right[n], right) - max(boxes.left[n], left)
+        if shared > STACKED * min(boxes.right[n] - boxes.left[n], right - left):
+            return False
+    return True

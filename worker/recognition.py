@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from producer.errors import Internal
-from producer.settings import Settings
 from worker.detection import Quads
 from worker.models import Model
 from worker.predictors import Answers, Predictor, Shape
+from worker.shapes import ShapeList
 from worker.tensors import Bucket, Cut, Page, portions
 
 #: Height in pixels of every crop, fixed by PP-OCR's recognisers.
@@ -52,10 +52,10 @@ class LineText:
 class Recogniser:
     """Reads text lines. One instance serves every thread."""
 
-    def __init__(self, model: Model, settings: Settings) -> None:
+    def __init__(self, model: Model, shapes: ShapeList) -> None:
         self._characters = np.array(model.characters)
-        self._widths = tuple(sorted(settings.recogniser_widths))
-        self._batches = {width: _batches_of(width, settings.recogniser_batches) for width in self._widths}
+        self._widths = tuple(sorted(shapes.recogniser_widths))
+        self._batches = {width: _batches_of(width, shapes.recogniser_batches) for width in self._widths}
         self.shapes = frozenset(Shape(b, LINE_HEIGHT, width) for width in self._widths for b in self._batches[width])
 
     def max_batch(self, bucket: Bucket) -> int:
@@ -69,11 +69,12 @@ class Recogniser:
             for quad, wide in zip(quads, columns.tolist(), strict=True)
         ]
 
-    def pixels(self, bucket: Bucket, items: Sequence[LineInput]) -> tuple[int, int]:
-        """The pixels of the lines, and those of the tensor that holds them."""
+    def pixels(self, bucket: Bucket, items: Sequence[LineInput]) -> tuple[int, int, int]:
+        """The pixels of the lines, those that fill their slots up, and those of slots without a line."""
         height, width = bucket
+        lines = sum(item.columns for item in items)
         slots = sum(portions(self._batches[width], len(items)))
-        return sum(item.columns for item in items) * height, slots * height * width
+        return lines * height, (len(items) * width - lines) * height, (slots - len(items)) * width * height
 
     def run(self, predictor: Predictor, bucket: Bucket, items: Sequence[LineInput]) -> list[LineText]:
         """The text of each line, in the order of the items.

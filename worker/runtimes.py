@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from producer.cards import cards_for
 from producer.errors import Unavailable
 from producer.settings import Settings
-from worker import kernels
+from worker import kernels, shapes
 from worker.models import RUNTIMES, Model, load_model, missing
 from worker.predictors import Device, Execution, Predictor, Shape, Stage, fake, onnx, paddle
 from worker.zoo import BUNDLES
@@ -28,6 +29,13 @@ class Choice:
     model: Model
     execution: Execution
     reason: str
+
+    @property
+    def shapes(self) -> shapes.Device:
+        """Whose list of shapes fits."""
+        if self.execution.device != "cpu":
+            return "cuda"
+        return "cpu-paddle" if self.model.runtime == "paddle" else "cpu"
 
 
 def choose(settings: Settings) -> Choice:
@@ -60,6 +68,9 @@ def build_predictor(model: Model, stage: Stage, shapes: Iterable[Shape], executi
         return paddle.PaddlePredictor(model.paths[stage], stage, shapes, execution)
     if execution.device == "cpu":
         return onnx.OnnxPredictor(model.paths[stage], stage, shapes, execution.threads)
+    if stage is Stage.ORIENTATION:
+        # Small enough either way, and in float16 some of its nodes would have to run on the CPU.
+        execution = replace(execution, half=False)
     return onnx.OnnxCardPredictor(model.paths[stage], stage, shapes, execution)
 
 
@@ -84,15 +95,21 @@ def _choose_model(settings: Settings) -> tuple[Model, str]:
 
 
 def _choose_device(settings: Settings, model: Model) -> tuple[Device, list[str]]:
-    """The device, and what was passed over for it."""
+    """The device, and what was passed over for it.
+
+    Raises:
+        Unavailable: something was, and `strict_runtime` is set.
+    """
     if model.runtime == "fake":
         return "cpu", []
     passed_over: list[str] = []
     for device in FALLBACKS[settings.device]:
+        if settings.device == "auto" and device != "cpu" and not cards_for(settings).cards:
+            continue  # nothing is amiss on a machine without a card
         trouble = "; ".join(troubles(device, model))
         if not trouble:
             return device, passed_over
-        if settings.strict_runtime and settings.device != "auto":
+        if settings.strict_runtime:
             raise Unavailable(f"The device {device} cannot be used, and OCRPOOL_STRICT_RUNTIME is set: {trouble}.")
         passed_over.append(f"{device} was passed over, because {trouble}")
     raise AssertionError("the CPU has no troubles")

@@ -8,14 +8,17 @@ import socket
 import structlog
 
 from producer.blobs import BlobStore, FolderStore
+from producer.cards import cards_for, in_flight
+from producer.cpus import as_ranges
 from producer.errors import Unavailable
 from producer.ledger import Ledger
 from producer.queue import Publisher
 from producer.settings import Settings
+from worker import jpegs
 from worker.engines import Engine, PpOcr
 from worker.health import HealthServer
 from worker.leases import LeaseKeeper
-from worker.rasterise import Rasteriser
+from worker.rasterise import Rasteriser, Rasters
 from worker.sweeper import Sweeper
 from worker.turns import Turns
 
@@ -40,14 +43,30 @@ class Station:
         self.publisher = Publisher(settings)
         self.rasteriser = Rasteriser(settings)
         self.engine: Engine = engine or PpOcr(settings)
-        self.pages = Turns(settings.pages_in_flight)
+        #: What pages are read with: the rasteriser, or what stands before it.
+        self.rasters: Rasters = self._rasters()
+        self.pages = Turns(in_flight(settings).pages)
         self.leases = LeaseKeeper(self.ledger, settings.lease_renew_s, self._announce)
         self.sweeper = Sweeper(self.ledger, self.publisher, self.blobs, settings.sweep_interval_s)
         self.health = HealthServer(settings.worker_metrics_host, settings.worker_metrics_port, self.engine.trouble)
         self._ready = False
 
+    def _rasters(self) -> Rasters:
+        if self.settings.jpeg_decode == "sandbox":
+            return self.rasteriser
+        trouble = jpegs.missing() if self.engine.on_card else "the models run on the CPU"
+        if not trouble:
+            return jpegs.CardJpegs(self.rasteriser, self.settings)
+        if self.settings.strict_runtime:
+            raise Unavailable(f"JPEG files cannot be decoded on a card: {trouble}.")
+        log.warning("jpegs.in_sandbox", because=trouble)
+        return self.rasteriser
+
     def start(self) -> None:
         """Load and warm everything. The worker takes no message before this has returned."""
+        found = cards_for(self.settings)
+        cards = "; ".join(map(str, found.cards)) or f"none: {found.reason}"
+        log.info("worker.starts", name=self.name, cards=cards, cpus=as_ranges(os.sched_getaffinity(0)))
         self.rasteriser.start()
         self.engine.start()
         self.pages.start()

@@ -19,6 +19,7 @@ from producer.job import (
     Contract,
     ErrorDetail,
     JobState,
+    Lane,
     PageFailure,
     PageResult,
     PrepareMessage,
@@ -72,6 +73,8 @@ def read_span(station: Station, body: Mapping[str, Any]) -> None:
         return
     with station.leases.hold(claim) as lease:
         written = _read_pages(station, lease)
+        if lease.lost.is_set() and claim.lane is not Lane.QUARANTINE:
+            return  # The ledger has taken it back already.
         units = _patiently(lease, partial(station.ledger.release, claim, again=not written))
     station.publisher.publish(units or ())
 
@@ -83,7 +86,9 @@ def _read_pages(station: Station, lease: Lease) -> bool:
     try:
         with _document(station, claim) as path:
             futures = [
-                station.pages.submit(claim.job.id, read_page, station, lease, path, page, deadline)
+                station.pages.submit(
+                    claim.job.id, claim.job.options.lane, read_page, station, lease, path, page, deadline
+                )
                 for page in claim.pages
             ]
             wait(futures)
@@ -103,7 +108,7 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
         with (
             metrics.PAGES_IN_FLIGHT.track_inprogress(),
             station.engine.passage(job.options, deadline, lease.lost.is_set) as passage,
-            station.rasteriser.page(document, job.media_type, page) as raster,
+            station.rasters.page(document, job.media_type, page) as raster,
         ):
             outcome = passage.read(page, raster, 1000 * (time.perf_counter() - started))
     except JobEnded:
@@ -121,10 +126,10 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
 def _finish(station: Station, lease: Lease, outcome: PageResult | PageFailure) -> bool:
     """Write the outcome. False when the ledger cannot be reached for longer than a restart takes."""
     verdict = _patiently(lease, partial(station.ledger.finish_page, lease.claim, outcome))
-    if verdict in (Refusal.FENCED, Refusal.FINAL):
-        lease.lost.set()
-    elif isinstance(verdict, JobState):
+    if isinstance(verdict, JobState):
         _count(outcome)
+    if verdict in (Refusal.FENCED, Refusal.FINAL) or (isinstance(verdict, JobState) and verdict.final):
+        lease.lost.set()
     return verdict is not None
 
 

@@ -63,7 +63,7 @@ class Kernels(Protocol):
     a slot, and whole slots without an image, is 0: the mean of the normalised values, as in training.
     """
 
-    def load(self, pixels: Pixels) -> Page:
+    def load(self, pixels: Pixels | Page) -> Page:
         """Bring a page to where its tensors are made. Any thread may call this.
 
         Raises:

@@ -1,4 +1,5 @@
-"""Threads for pages, shared fairly: jobs take turns, so that one page never waits behind a long document's hundred."""
+"""Threads for pages, shared fairly: jobs take turns, so that one page never waits behind a long document's hundred, and
+jobs of the interactive lane come before the others."""
 
 from __future__ import annotations
 
@@ -8,16 +9,44 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import ParamSpec, TypeVar
 
+from producer.job import Lane
+
 Params = ParamSpec("Params")
 Returned = TypeVar("Returned")
 Call = Callable[[], None]
+
+#: Of this many turns, one is given to a job of another lane while interactive ones keep coming.
+BULK_SHARE = 8
+
+
+class _Ring:
+    """The waiting calls of one lane's jobs, whose jobs take turns."""
+
+    def __init__(self) -> None:
+        self._jobs: OrderedDict[str, deque[Call]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._jobs)
+
+    def add(self, job_id: str, call: Call) -> None:
+        self._jobs.setdefault(job_id, deque()).append(call)
+
+    def take(self) -> Call:
+        job_id, calls = self._jobs.popitem(last=False)
+        call = calls.popleft()
+        if calls:
+            self._jobs[job_id] = calls  # Behind the others.
+        return call
 
 
 class Turns:
     """A pool of threads that takes the next call of each job in turn. Calls of one job start in order."""
 
     def __init__(self, threads: int) -> None:
-        self._waiting: OrderedDict[str, deque[Call]] = OrderedDict()
+        self._interactive = _Ring()
+        self._bulk = _Ring()
+        #: Turns that bulk has given up to the interactive lane since its last one.
+        self._given_up = 0
         self._changed = threading.Condition()
         self._stopping = False
         self._threads = [threading.Thread(target=self._serve, name=f"page-{n}", daemon=True) for n in range(threads)]
@@ -27,9 +56,10 @@ class Turns:
             thread.start()
 
     def submit(
-        self, job_id: str, call: Callable[Params, Returned], *args: Params.args, **kwargs: Params.kwargs
+        self, job_id: str, lane: Lane, call: Callable[Params, Returned], *args: Params.args, **kwargs: Params.kwargs
     ) -> Future[Returned]:
-        """Queue a call of the job. Its length is bounded by the spans that a worker holds."""
+        """Queue a call of the job, all of whose calls are in one lane. How many wait is bounded by the spans that a
+        worker holds."""
         future: Future[Returned] = Future()
 
         def run() -> None:
@@ -41,7 +71,7 @@ class Turns:
         with self._changed:
             if self._stopping:
                 raise RuntimeError("the page threads are stopping")
-            self._waiting.setdefault(job_id, deque()).append(run)
+            (self._interactive if lane is Lane.INTERACTIVE else self._bulk).add(job_id, run)
             self._changed.notify()
         return future
 
@@ -61,12 +91,12 @@ class Turns:
 
     def _next(self) -> Call | None:
         with self._changed:
-            while not self._waiting:
+            while not (self._interactive or self._bulk):
                 if self._stopping:
                     return None
                 self._changed.wait()
-            job_id, calls = self._waiting.popitem(last=False)
-            call = calls.popleft()
-            if calls:
-                self._waiting[job_id] = calls  # Behind the others.
-            return call
+            if self._bulk and (not self._interactive or self._given_up >= BULK_SHARE - 1):
+                self._given_up = 0
+                return self._bulk.take()
+            self._given_up += bool(self._bulk)
+            return self._interactive.take()

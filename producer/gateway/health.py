@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -40,6 +40,28 @@ async def readyz(gateway: TheGateway) -> Readiness:
     if not workers:
         raise Unavailable("No worker is ready.")
     return Readiness(workers=len(workers))
+
+
+class Targets(BaseModel):
+    targets: list[str]
+
+
+@router.get(
+    "/metrics/workers",
+    summary="Where Prometheus finds the workers' metrics",
+    response_model=list[Targets],
+    responses=responses(Unavailable),
+)
+async def metrics_of_workers(gateway: TheGateway) -> list[Targets]:
+    """The ready workers' addresses, in the form of Prometheus' HTTP service discovery."""
+    workers = await gateway.producer.call(gateway.producer.producer.ledger.workers)
+    return [Targets(targets=sorted(_scraped_at(worker) for worker in workers.values() if "metrics" in worker))]
+
+
+def _scraped_at(worker: dict[str, Any]) -> str:
+    """A worker that listens on every address is found by its host's name."""
+    address, _, port = str(worker["metrics"]).rpartition(":")
+    return f"{worker['host'] if address in ('', '0.0.0.0', '::', '[::]') else address}:{port}"
 
 
 @router.get(

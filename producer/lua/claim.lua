@@ -2,7 +2,7 @@
 -- ARGV: id, unit, first page, page count (0 for "prepare"), worker, lease (ms), TTL of a final job (s), error of an
 --       expired job (JSON)
 -- Returns {'gone'} no such job or unit; {'final'}; {'held'} by a live worker; {'done'} every page has an outcome;
---         {'claimed', fence, record, deadline (ms from now), page...}
+--         {'claimed', fence, record, deadline (ms from now), lane, page...}
 local id, unit, now = ARGV[1], ARGV[2], now_ms()
 local member = id .. ' ' .. unit
 local v = redis.call('HMGET', job_key(id), 'state', 'record', 'deadline')
@@ -38,4 +38,4 @@ if v[1] == 'queued' then
   redis.call('SADD', RUNNING, id)
   publish_event(id)
 end
-return { 'claimed', fence, v[2], tonumber(v[3]) - now, unpack(todo) }
+return { 'claimed', fence, v[2], tonumber(v[3]) - now, lane, unpack(todo) }

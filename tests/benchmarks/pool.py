@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from producer import Producer
 from producer.embedded import pool_of_its_own
+from producer.plan import one_worker
 from producer.settings import Settings
 
 Samples = dict[tuple[str, str], float]
@@ -59,7 +60,7 @@ def measured_pool(**changes: object) -> Iterator[MeasuredPool]:
     chosen = Settings().model_copy(update=changes)
     with pool_of_its_own(chosen) as (parts, own):
         parts.start_redis()
-        (worker,) = parts.start_workers(1)
+        (worker,) = parts.start_workers(one_worker(own))
         with Producer(own) as producer:
             yield MeasuredPool(producer, worker.popen.pid)
 

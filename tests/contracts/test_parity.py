@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from producer.settings import Settings
 from tests.documents import SAMPLES
 from tests.model_folders import FOLDERS, bundled_characters, write_description
 from worker.detection import Detector
@@ -22,6 +21,7 @@ from worker.models import Model, available_models, load_model
 from worker.predictors import Answers, Execution, Predictor, Shape, Stage
 from worker.recognition import LineInput, Recogniser, cuts
 from worker.runtimes import build_predictor
+from worker.shapes import DEFAULTS
 from worker.tensors import Batch, HostKernels, Pixels
 
 X2PADDLE = Path(__file__).parents[2] / ".venv-parity/bin/x2paddle"
@@ -35,6 +35,9 @@ pytestmark = [
         not {NAME, "PP-OCRv4_mobile"} <= set(available_models()), reason="not both runtimes are installed"
     ),
 ]
+
+
+SHAPES = DEFAULTS["cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ def page() -> Pixels:
 @pytest.fixture(scope="module")
 def lines(page: Pixels, onnxruntime: Model) -> list[LineInput]:
     """Every line of the page."""
-    detector, recogniser = Detector(Settings()), Recogniser(onnxruntime, Settings())
+    detector, recogniser = Detector(SHAPES), Recogniser(onnxruntime, SHAPES)
     item, bucket = detector.prepare(page)
     predictor = build_predictor(onnxruntime, Stage.DETECTOR, [Shape(1, *bucket)], Execution())
     (found,) = detector.run(predictor, bucket, [item])
@@ -83,7 +86,7 @@ def answers(model: Model, stage: Stage, ending: Stage, batches: list[Batch]) -> 
 
 
 def test_the_detectors_find_the_same_text(onnxruntime: Model, paddle: Model, page: Pixels) -> None:
-    item, bucket = Detector(Settings()).prepare(page)
+    item, bucket = Detector(SHAPES).prepare(page)
     batch = HostKernels().shrink([item], 1, bucket)
 
     maps = [answers(model, Stage.DETECTOR, Stage.ORIENTATION, [batch])[0] for model in (onnxruntime, paddle)]
@@ -112,7 +115,7 @@ def test_the_texts_are_the_same(onnxruntime: Model, paddle: Model, lines: list[L
     shapes = {Shape(1, *line.bucket) for line in lines}
 
     def read(model: Model) -> list[str]:
-        recogniser = Recogniser(model, Settings())
+        recogniser = Recogniser(model, SHAPES)
         predictor: Predictor = build_predictor(model, Stage.RECOGNISER, shapes, Execution())
         return [recogniser.run(predictor, line.bucket, [line])[0].text for line in lines]
 

@@ -19,6 +19,7 @@ from prometheus_client import Metric
 
 import worker.metrics
 from producer.cli import app
+from producer.gateway.app import create_app
 from producer.gateway.metrics import Metrics
 from producer.ledger import Ledger
 from producer.settings import Settings
@@ -78,7 +79,7 @@ def test_every_command_of_ours_exists() -> None:
 
     ours = {arguments[1] for arguments in commands() if Path(arguments[0]).name == "ocrpool"}
 
-    assert ours == {"gateway", "worker"}
+    assert ours == {"gateway", "pool", "worker"}
     assert ours <= known
 
 
@@ -135,15 +136,15 @@ def test_alerts_fire_on_trouble_and_only_then() -> None:
 
 def test_prometheus_scrapes_services_where_they_serve() -> None:
     config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
-    scraped = {
-        (name, str(sd["port"]))
-        for job in config["scrape_configs"]
-        for sd in job["dns_sd_configs"]
-        for name in sd["names"]
-    }
+    jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+    port = SERVICES["gateway"]["environment"]["OCRPOOL_GATEWAY_PORT"]
 
-    served = {(name, SERVICES[name]["environment"]["OCRPOOL_WORKER_METRICS_PORT"]) for name in WORKERS}
-    assert scraped == served | {("gateway", SERVICES["gateway"]["environment"]["OCRPOOL_GATEWAY_PORT"])}
+    (gateways,) = jobs["ocrpool-gateway"]["dns_sd_configs"]
+    assert (gateways["names"], str(gateways["port"])) == (["gateway"], port)
+    (workers,) = jobs["ocrpool-worker"]["http_sd_configs"]
+    assert workers["url"] == f"http://gateway:{port}{create_app(Settings()).url_path_for('metrics_of_workers')}"
+    # The list names a worker that listens on every address by its host, which is its container's name.
+    assert {SERVICES[name]["environment"]["OCRPOOL_WORKER_METRICS_HOST"] for name in WORKERS} == {"0.0.0.0"}
 
 
 # Compose
@@ -185,19 +186,19 @@ def test_redis_keeps_what_it_was_given() -> None:
     assert "redis:/data" in SERVICES["redis"]["volumes"]
 
 
-def test_each_gpu_worker_has_one_card_of_its_own() -> None:
-    gpu = [service for service in SERVICES.values() if "gpu" in service.get("profiles", [])]
-    cards = [service["deploy"]["resources"]["reservations"]["devices"] for service in gpu]
+def test_one_pool_has_every_card() -> None:
+    (gpu,) = (service for service in SERVICES.values() if "gpu" in service.get("profiles", []))
+    (cards,) = gpu["deploy"]["resources"]["reservations"]["devices"]
 
-    pinned = [device["device_ids"] for devices in cards for device in devices]
-    assert pinned == [[str(number)] for number in range(len(gpu))]
+    assert cards == {"driver": "nvidia", "capabilities": ["gpu"], "count": "all"}
+    assert gpu["command"] == ["ocrpool", "pool"]
 
 
 def test_a_worker_has_longer_to_stop_than_it_takes_to_drain() -> None:
     for name in WORKERS:
         drain_s = float(SERVICES[name]["environment"]["OCRPOOL_DRAIN_TIMEOUT_S"])
         assert float(SERVICES[name]["stop_grace_period"].removesuffix("s")) > drain_s
-    unit = (DEPLOY / "systemd/ocrpool-worker@.service").read_text()
+    unit = (DEPLOY / "systemd/ocrpool-pool.service").read_text()
     found = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
     assert found is not None
     assert float(found[1]) > DRAIN_S
@@ -249,17 +250,14 @@ def test_an_image_has_the_versions_that_were_tested(path: Path) -> None:
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
     ocrpool = shutil.which("ocrpool", path=str(ROOT / ".venv/bin")) or shutil.which("true")
     for unit in UNITS:
-        name = unit.name.replace("@", "@0")
-        (tmp_path / name).write_text(unit.read_text().replace("/opt/ocrpool/bin/ocrpool", str(ocrpool)))
+        (tmp_path / unit.name).write_text(unit.read_text().replace("/opt/ocrpool/bin/ocrpool", str(ocrpool)))
 
     said = run("systemd-analyze", "verify", "--recursive-errors=no", "--man=no", *sorted(tmp_path.iterdir()))
 
     assert str(tmp_path) not in said, said  # an unknown key is only a warning
 
 
-def test_draining_a_worker_spares_its_decoders() -> None:
-    unit = (DEPLOY / "systemd/ocrpool-worker@.service").read_text()
+def test_draining_the_workers_spares_their_decoders() -> None:
+    unit = (DEPLOY / "systemd/ocrpool-pool.service").read_text()
 
-    assert {"KillSignal=SIGTERM", "KillMode=mixed", "Restart=always", "Environment=CUDA_VISIBLE_DEVICES=%i"} <= set(
-        unit.splitlines()
-    )
+    assert {"KillSignal=SIGTERM", "KillMode=mixed", "Restart=always"} <= set(unit.splitlines())

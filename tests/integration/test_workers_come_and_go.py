@@ -41,7 +41,6 @@ def test_kill_9_in_the_middle_of_a_job_loses_no_page_and_doubles_none(parts: Emb
     # When the worker is killed, and another one starts
     doomed.popen.kill()
     doomed.popen.wait()
-    parts.processes.remove(doomed)
     assert not job.status().final
     parts.start_workers(1)
 
@@ -62,7 +61,6 @@ def test_sigterm_finishes_the_pages_at_hand_and_leaves_the_rest_to_others(parts:
     leaving.popen.send_signal(signal.SIGTERM)
     assert leaving.popen.wait(timeout=60) == 0
     assert idle_pool.workers() == []
-    parts.processes.remove(leaving)
     parts.start_workers(1)
 
     # Then all is read, and no page twice

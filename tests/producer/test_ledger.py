@@ -175,6 +175,7 @@ def test_pages_of_workers_that_die_go_to_quarantine_one_by_one(ledger: Ledger) -
         assert lane == "quarantine"
         others = {f"{page}+1" for page in (1, 2, 3)} - {unit}
         claim = claimed(ledger, job, unit)
+        assert claim.lane is Lane.QUARANTINE
         assert {ledger.claim(job.id, other, "gpu1") for other in others} <= {Refusal.HELD, Refusal.DONE, Refusal.GONE}
         if claim.pages == (2,):
             deaths += 1

@@ -22,7 +22,7 @@ def test_the_environment_of_a_child_process_gives_the_same_settings(monkeypatch:
     [
         ("pdf_dpi", "many"),
         ("detector_sizes", "100x100"),
-        ("detector_sizes", ""),
+        ("detector_sizes", "96"),
         ("recogniser_batches", "0"),
         ("redis_url", "localhost"),
         ("blob_url", "file://relative/folder"),

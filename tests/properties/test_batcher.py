@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from producer.errors import Cancelled, DeadlineExceeded, EngineOutOfMemory, Internal, Unavailable
@@ -150,6 +150,7 @@ def check_batches(recorder: Recorder, runners: int) -> None:
         assert all(numbers == sorted(numbers) for numbers in first_seen.values())
 
 
+@settings(deadline=None)  # a runner's death is logged with its traceback, which takes long the first time
 @given(before=st.integers(0, 12), dies_at=st.integers(1, 6))
 def test_every_future_resolves_when_the_runner_dies_or_the_batcher_stops(before: int, dies_at: int) -> None:
     calls = 0

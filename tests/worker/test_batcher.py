@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from producer.errors import Cancelled, DeadlineExceeded, EngineOutOfMemory, Internal, Unavailable
-from worker.batcher import Batcher, BatchRecord
+from producer.job import Lane
+from worker.backlog import BULK_SHARE, STARVED_WINDOWS
+from worker.batcher import Batcher
+from worker.device import Device
+from worker.records import BatchRecord
 
 PATIENCE_S = 10.0
 WINDOW_S = 0.05
@@ -48,6 +52,7 @@ class Bench:
     def __init__(self) -> None:
         self.clock = Clock()
         self.pages_upstream = 1
+        self.device: Device | None = None
         self.runner = Doubler()
         self.records: list[BatchRecord] = []
         self.batcher: Batcher[str, int, int] = self.build(self.runner)
@@ -59,14 +64,18 @@ class Bench:
             max_batch=lambda bucket: 4,
             max_delay_s=WINDOW_S,
             capacity=capacity,
+            device=self.device,
             upstream=lambda: self.pages_upstream,
+            slots=lambda bucket, items: 4,
             clock=self.clock,
             observer=self.records.append,
         )
         return self.batcher
 
-    def submit(self, *items: int, bucket: str = "wide", deadline: float | None = None) -> list[Future[int]]:
-        return [self.batcher.submit(item, bucket=bucket, deadline=deadline) for item in items]
+    def submit(
+        self, *items: int, bucket: str = "wide", lane: Lane = Lane.INTERACTIVE, deadline: float | None = None
+    ) -> list[Future[int]]:
+        return [self.batcher.submit(item, bucket=bucket, lane=lane, deadline=deadline) for item in items]
 
     def pass_time(self, seconds: float) -> None:
         self.clock.now += seconds
@@ -157,6 +166,98 @@ def test_a_rare_bucket_does_not_starve_behind_full_ones(bench: Bench) -> None:
 
     assert answers(rare + common) == [2, 4, 6, 8, 10]
     assert bench.runner.batches == [[1], [2, 3, 4, 5]]
+
+
+def test_interactive_items_leave_first_and_bulk_fills_their_batch(bench: Bench) -> None:
+    bulk = bench.submit(1, 2, 3, 4, 5, lane=Lane.BULK)
+    mine = bench.submit(6, 7)
+    bench.pages_upstream = 0
+    bench.batcher.start()
+
+    assert answers(bulk + mine) == [2, 4, 6, 8, 10, 12, 14]
+    assert bench.runner.batches[0] == [6, 7, 1, 2]
+
+
+def test_an_interactive_item_waits_behind_one_batch_of_bulk_at_most(bench: Bench) -> None:
+    # Given full batches of bulk, and an interactive item whose window is open
+    bulk = bench.submit(*range(12), bucket="narrow", lane=Lane.BULK)
+    mine = bench.submit(100)
+    bench.batcher.start()
+
+    # Then one of them leaves first, so that company may come, and then the item goes alone
+    assert answers(bulk + mine) == [2 * item for item in [*range(12), 100]]
+    assert [len(batch) for batch in bench.runner.batches] == [4, 1, 4, 4]
+
+
+def test_starving_bulk_leads_its_share_of_the_batches(bench: Bench) -> None:
+    bulk = bench.submit(1, 2, bucket="narrow", lane=Lane.QUARANTINE)
+    bench.clock.now += STARVED_WINDOWS * WINDOW_S
+    mine = bench.submit(*range(10, 10 + 4 * BULK_SHARE))
+    bench.batcher.start()
+
+    answers(bulk + mine)
+    assert bench.runner.batches.index([1, 2]) == BULK_SHARE - 1
+
+
+def test_an_idle_device_takes_what_there_is(bench: Bench) -> None:
+    # Given a device that runs one batch at a time, two runners, and a page upstream that might still add lines
+    bench.device = Device(1)
+    bench.build(bench.runner, bench.runner).start()
+    bench.runner.gate.clear()
+
+    # When lines come one after the other
+    futures = bench.submit(1)
+    assert bench.runner.entered.wait(PATIENCE_S)
+    futures += bench.submit(2, 3)
+    bench.batcher.notify()
+    assert bench.batcher.queued == 2
+    bench.runner.gate.set()
+
+    # Then the first does not wait, and the next ones gather while it runs, although a runner is free
+    assert answers(futures) == [2, 4, 6]
+    assert bench.runner.batches == [[1], [2, 3]]
+
+
+def test_stages_of_one_device_know_of_each_other(bench: Bench) -> None:
+    # Given a device that is busy with a batch of another stage
+    bench.device = Device(1)
+    bench.device.begin()
+    bench.build(bench.runner).start()
+    futures = bench.submit(1, 2)
+    assert bench.batcher.queued == 2
+
+    # When that one is done, although no time has passed
+    bench.device.end()
+
+    assert answers(futures) == [2, 4]
+    assert bench.runner.batches == [[1, 2]]
+
+
+def test_items_handed_in_together_have_one_future(bench: Bench) -> None:
+    bench.pages_upstream = 0
+    bench.batcher.start()
+
+    answered = bench.batcher.submit_many([1, 2, 3], buckets=["wide", "narrow", "wide"])
+
+    assert answered.result(PATIENCE_S) == [2, 4, 6]
+    assert bench.batcher.submit_many([], buckets=[]).result(0) == []
+
+
+def test_one_bad_item_fails_those_handed_in_with_it_and_no_others(bench: Bench) -> None:
+    def picky(bucket: str, items: list[int]) -> Sequence[int]:
+        if bad := [item for item in items if item < 0]:
+            raise ValueError(max(bad))
+        return [2 * item for item in items]
+
+    bench.build(picky)
+    guilty = bench.batcher.submit_many([1, -2, -1], buckets=["wide"] * 3)
+    other = bench.batcher.submit_many([5], buckets=["wide"])
+    bench.batcher.start()
+
+    # The error is that of the first bad item, whichever ran first
+    with pytest.raises(ValueError, match="-2"):
+        guilty.result(PATIENCE_S)
+    assert other.result(PATIENCE_S) == [10]
 
 
 def test_items_past_their_deadline_or_cancelled_never_reach_the_runner(bench: Bench) -> None:
@@ -299,7 +400,18 @@ def test_every_batch_is_recorded_for_the_metrics(bench: Bench) -> None:
     bench.batcher.start()
     bench.finish()
 
-    assert bench.records == [BatchRecord("lines", "wide", 2, 4, waited_s=WINDOW_S, run_s=0.0)]
+    assert bench.records == [
+        BatchRecord(
+            "lines",
+            "wide",
+            size=2,
+            max_size=4,
+            slots=4,
+            waited_s=WINDOW_S,
+            mean_wait_s=WINDOW_S / 2,
+            calls=1,
+        )
+    ]
 
 
 def test_a_watchdog_sees_a_runner_that_hangs(bench: Bench) -> None:

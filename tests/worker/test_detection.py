@@ -3,14 +3,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.settings import Settings
-from worker.detection import MAX_SCALE, Detector
+from worker.detection import BOX_THRESHOLD, CERTAIN, MAX_BOXES, MAX_SCALE, Detector
 from worker.models import available_models, load_model
 from worker.predictors import Execution, Shape, Stage
 from worker.runtimes import build_predictor
+from worker.shapes import DEFAULTS
 from worker.tensors import Pixels, Shrunk
 
 SIDES = st.integers(1, 6000)
@@ -18,16 +18,17 @@ SIDES = st.integers(1, 6000)
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return Detector(Settings())
+    return Detector(DEFAULTS["cpu"])
 
 
 def blank(height: int, width: int) -> Pixels:
     return np.broadcast_to(np.uint8(255), (height, width, 3))
 
 
+@settings(deadline=None)
 @given(height=SIDES, width=SIDES)
 def test_a_page_of_any_size_fits_its_bucket_undistorted(height: int, width: int) -> None:
-    detector = Detector(Settings())
+    detector = Detector(DEFAULTS["cpu"])
 
     item, bucket = detector.prepare(blank(height, width))
 
@@ -62,7 +63,7 @@ def test_usual_pages_get_the_smallest_bucket_that_is_enough(
 def map_with(centre: tuple[float, float], sides: tuple[float, float], angle: float) -> np.ndarray:
     drawn = np.zeros((320, 320), np.uint8)
     corners = cv2.boxPoints((centre, sides, angle)).astype(np.int32)
-    cv2.fillPoly(drawn, [corners], (255,))
+    cv2.fillPoly(drawn, [corners], (CERTAIN,))
     return drawn
 
 
@@ -108,6 +109,27 @@ def test_faint_text_and_specks_are_left_out(detector: Detector) -> None:
     speck = map_with((30, 30), (1, 1), 0)
 
     assert detector.finish(np.maximum(faint, speck), item).shape == (0, 4, 2)
+
+
+def test_a_page_full_of_noise_gives_a_bounded_number_of_quads(detector: Detector) -> None:
+    item = Shrunk(blank(960, 960), 960, 960)
+    noise = np.kron(np.random.default_rng(1).integers(0, 2, (240, 240)), np.ones((4, 4))).astype(np.uint8) * CERTAIN
+
+    assert len(detector.finish(noise, item)) <= MAX_BOXES
+
+
+@given(st.integers(40, 300), st.integers(12, 40), st.floats(-40, 40), st.floats(0.32, 1))
+def test_a_line_is_kept_for_its_mean_probability(width: int, height: int, angle: float, probability: float) -> None:
+    # Given a line on a map whose every pixel is equally sure
+    drawn = np.zeros((480, 480), np.uint8)
+    corners = cv2.boxPoints(((240, 240), (width, height), angle)).astype(np.int32)
+    cv2.fillPoly(drawn, [corners], (round(probability * CERTAIN),))
+
+    quads = Detector(DEFAULTS["cpu"]).finish(drawn, Shrunk(blank(480, 480), 480, 480))
+
+    # Then it is found or not by that, give or take the box's rim
+    assert len(quads) == 1 or probability < BOX_THRESHOLD * 1.3
+    assert len(quads) == 0 or probability > BOX_THRESHOLD - 0.01
 
 
 def test_an_empty_page_has_no_lines(detector: Detector) -> None:

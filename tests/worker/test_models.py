@@ -274,3 +274,15 @@ assert not loaded, loaded
 """
 
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@needs_v6
+def test_a_card_that_cannot_be_used_is_told_and_the_cpu_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.kernels.missing", lambda: "libcudnn.so.9 is missing")
+
+    choice = choose(Settings(device="cuda"))
+
+    assert choice.execution.device == "cpu"
+    assert "cuda was passed over, because libcudnn.so.9 is missing" in choice.reason
+    with pytest.raises(Unavailable, match=r"OCRPOOL_STRICT_RUNTIME is set: libcudnn.so.9 is missing"):
+        choose(Settings(device="cuda", strict_runtime=True))

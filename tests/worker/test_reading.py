@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.job import Line
-from worker.reading import arrange, as_quad, order
+from worker.reading import arrange, as_quads, order
 
 Box = tuple[float, float, float, float]
 
@@ -84,12 +84,19 @@ def test_a_page_on_its_head_is_read_in_order() -> None:
 
 
 def test_text_has_one_row_a_line() -> None:
-    lines = [Line(quad=as_quad(quad), text=f"w{n}", score=1) for n, quad in enumerate(RECEIPT[::-1])]
+    lines = [Line(quad=quad, text=f"w{n}", score=1) for n, quad in enumerate(as_quads(RECEIPT[::-1]))]
 
     ordered, text = arrange(lines)
 
     assert text == "w7\nw6 w5\nw4 w3 w2\nw1 w0"
     assert [line.text for line in ordered] == text.split()
+
+
+def test_quads_become_plain_numbers_to_a_tenth_of_a_pixel() -> None:
+    quads = np.array([[(0.04, 1.26), (9.96, 1.5), (10, 4), (0, 3.14159)]], np.float32)
+
+    assert as_quads(quads) == [((0.0, 1.3), (10.0, 1.5), (10.0, 4.0), (0.0, 3.1))]
+    assert as_quads(np.empty((0, 4, 2), np.float32)) == []
 
 
 def test_a_page_without_lines_has_no_text() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -8,15 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from producer.errors import Internal
-from producer.settings import Settings
 from worker.models import Model, available_models, load_model
 from worker.orientation import Orientation
 from worker.predictors import Execution, Stage
 from worker.predictors.endings import best_classes
 from worker.recognition import LINE_HEIGHT, LineInput, LineText, Recogniser, cuts, decode, upright
 from worker.runtimes import build_predictor
+from worker.shapes import DEFAULTS
 from worker.tensors import HostKernels, Pixels
 
+SHAPES = DEFAULTS["cpu"]
 LETTERS = np.array(("", "a", "b", " "))
 
 
@@ -135,8 +138,7 @@ def test_lines_of_endless_pages_are_cut_out_too() -> None:
 
 @given(st.integers(1, 9000), st.integers(1, 400))
 def test_a_lines_bucket_depends_on_its_own_shape_alone(width: int, height: int) -> None:
-    settings = Settings()
-    recogniser = Recogniser(load_model("fake"), settings)
+    recogniser = Recogniser(load_model("fake"), SHAPES)
     quad = np.array([[(0, 0), (width, 0), (width, height), (0, height)]], np.float32)
     page = np.zeros((8, 8, 3), np.uint8)
 
@@ -145,13 +147,13 @@ def test_a_lines_bucket_depends_on_its_own_shape_alone(width: int, height: int) 
     assert together[0].bucket == together[2].bucket == recogniser.prepare(page, quad)[0].bucket
     rows, columns = together[0].bucket
     assert rows == LINE_HEIGHT
-    assert columns in settings.recogniser_widths
+    assert columns in SHAPES.recogniser_widths
     assert together[0].columns <= columns
 
 
 def test_a_model_with_other_characters_is_refused() -> None:
     fake = load_model("fake")
-    recogniser = Recogniser(Model("other", "fake", {}, ("", "a", " "), "other"), Settings())
+    recogniser = Recogniser(Model("other", "fake", {}, ("", "a", " "), "other"), SHAPES)
     predictor = build_predictor(fake, Stage.RECOGNISER, recogniser.shapes, Execution())
     line = line_of(recogniser, "12")
 
@@ -161,8 +163,7 @@ def test_a_model_with_other_characters_is_refused() -> None:
 
 def test_real_models_read_lines_alone_as_among_others(model: Model) -> None:
     # Given lines of one bucket, short and long
-    settings = Settings(recogniser_widths=(96, 320), recogniser_batches=(1, 2, 4))
-    recogniser = Recogniser(model, settings)
+    recogniser = Recogniser(model, replace(SHAPES, recogniser_widths=(96, 320), recogniser_batches=(1, 2, 4)))
     predictor = build_predictor(model, Stage.RECOGNISER, recogniser.shapes, Execution(threads=2))
     texts = ["TOTAL 12.50", "2018/03/10", "CASH 20.00"]
     lines = [line_of(recogniser, text) for text in texts]
@@ -179,7 +180,7 @@ def test_real_models_read_lines_alone_as_among_others(model: Model) -> None:
 
 
 def test_real_models_read_a_short_line_in_a_narrow_bucket(model: Model) -> None:
-    recogniser = Recogniser(model, Settings())
+    recogniser = Recogniser(model, SHAPES)
     lines = [line_of(recogniser, text) for text in ("7", "42", "3.10")]
     shapes = [shape for shape in recogniser.shapes if shape.batch == 1 and shape.width <= 160]
     predictor = build_predictor(model, Stage.RECOGNISER, shapes, Execution(threads=2))
@@ -190,8 +191,8 @@ def test_real_models_read_a_short_line_in_a_narrow_bucket(model: Model) -> None:
 
 
 def test_real_models_tell_which_lines_stand_upside_down(model: Model) -> None:
-    settings = Settings(recogniser_batches=(1, 4))
-    recogniser, orientation = Recogniser(model, settings), Orientation(settings)
+    shapes = replace(SHAPES, recogniser_batches=(1, 4))
+    recogniser, orientation = Recogniser(model, shapes), Orientation(shapes)
     predictor = build_predictor(model, Stage.ORIENTATION, orientation.shapes, Execution(threads=2))
     upright = line_of(recogniser, "TOTAL AMOUNT 12.50")
     items = orientation.prepare([upright, upright.turned(), upright.turned().turned()])

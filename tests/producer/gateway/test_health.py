@@ -36,6 +36,14 @@ def test_without_redis_the_process_lives_but_is_not_ready(settings: Settings) ->
         assert samples(served.http)["ocrpool_redis_up",] == 0
 
 
+def test_prometheus_is_told_where_the_workers_are(http: httpx.Client, ledger: Ledger) -> None:
+    assert http.get("/metrics/workers").json() == [{"targets": []}]
+    ledger.announce("worker-1-a", {"host": "gpu-host", "metrics": "0.0.0.0:9108"})
+    ledger.announce("worker-2-b", {"host": "gpu-host", "metrics": "0.0.0.0:9109"})
+    ledger.announce("worker-1-c", {"host": "laptop", "metrics": "127.0.0.1:40001"})
+    assert http.get("/metrics/workers").json() == [{"targets": ["127.0.0.1:40001", "gpu-host:9108", "gpu-host:9109"]}]
+
+
 def test_metrics_count_jobs_pages_queues_and_requests(http: httpx.Client, ledger: Ledger) -> None:
     # Given a job that was read, one that was cancelled and one in each lane
     read, cancelled = submit(http), submit(http)
@@ -67,7 +75,8 @@ def test_the_api_describes_itself(http: httpx.Client) -> None:
     assert http.get("/docs").status_code == 200
     schema = http.get("/openapi.json").json()
     assert set(schema["paths"]) == {
-        "/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/result", "/ocr", "/healthz", "/readyz", "/metrics"
+        "/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/result", "/ocr", "/healthz", "/readyz", "/metrics",
+            "/metrics/workers",
     }  # fmt: skip
     for path in schema["paths"].values():
         for operation in path.values():

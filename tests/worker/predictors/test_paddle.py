@@ -131,7 +131,10 @@ def test_paddle_3s_format_runs_and_agrees_with_the_network(newer_format: Path, p
     assert np.allclose(output, network(paddle.to_tensor(batch)).numpy(), atol=1e-5)
 
 
-def test_a_profile_is_printed_when_the_predictor_is_closed(recogniser: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_profile_is_printed_when_the_predictor_is_closed(
+    recogniser: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # Paddle leaves a `profile.log` in the current folder
     shape = Shape(1, 48, 128)
     predictor = PaddlePredictor(recogniser, Stage.RECOGNISER, [shape], Execution(profile=True))
     predictor.warm_up()
