@@ -112,8 +112,15 @@ def on_this_machine() -> dict[str, set[Runtime]]:
     cached = {path.name.removesuffix("_onnx") for path in cache.iterdir()} if cache.is_dir() else set()
     names = [*BUNDLES, *sorted(name.replace("_rec", "") for name in cached if "_rec" in name)]
     runtimes: tuple[Runtime, ...] = ("onnxruntime", "paddle")
-    found = {name: {runtime for runtime in runtimes if find(name, runtime)} for name in names}
+    found = {name: {runtime for runtime in runtimes if _usable(name, runtime)} for name in names}
     return {name: having for name, having in found.items() if having}
+
+
+def _usable(name: str, runtime: Runtime) -> bool:
+    try:
+        return find(name, runtime) is not None
+    except Unavailable:
+        return False
 
 
 def _in_cache(name: str, runtime: Runtime) -> ModelFiles | None:

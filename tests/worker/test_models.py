@@ -166,6 +166,9 @@ def test_a_name_is_found_in_paddlexs_cache_in_either_format(cache: Path, tmp_pat
     assert on_onnx.model.paths[Stage.RECOGNISER] == cache / "PP-OCRv5_server_rec_onnx" / "inference.onnx"
     assert on_paddle.model.paths[Stage.DETECTOR] == cache / "PP-OCRv5_server_det"
     assert available_models()["PP-OCRv5_server"] == "onnxruntime"
+    for damaged in cache.glob("PP-OCRv5_server_rec*"):
+        (damaged / "inference.yml").write_text("[")
+    assert "PP-OCRv5_server" not in available_models()
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,8 @@ class Execution:
     host_kernels: bool = False
     #: Folder of the engines that TensorRT has built.
     engines: Path = Path()
-    #: Let the runtime time each operator, and print the times when the predictor is closed. Paddle only.
+    #: Let the runtime time each operator, and print the times when the predictor is closed. Paddle alone does; it also
+    #: leaves a `profile.log` in the current folder.
     profile: bool = False
 
     def __str__(self) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,8 @@ from worker.predictors import Answers, Device, Execution, Shape, Stage, check_sh
 from worker.predictors.graph import ANSWERS
 from worker.tensors import Batch, HostKernels, Kernels, Tensor
 
-#: Runs that record a shape and replay it.
-WARM_UP_RUNS = 2
-#: Shapes that are planned at a time.
-PLANNERS = 8
+#: Runs after which the runtime has chosen its algorithms, taken its memory and recorded what it replays from then on.
+WARM_UP_RUNS = 3
 #: Of the runtime's severities, 0 to 4: it warns of much that is in order.
 ERRORS_ONLY = 3
 #: The two that compute on a card.
@@ -79,9 +75,6 @@ def _session(model: bytes, threads: int, provider: str, options: Mapping[str, st
     session_options.intra_op_num_threads = threads
     session_options.inter_op_num_threads = 1
     session_options.log_severity_level = ERRORS_ONLY
-    if provider != "CPUExecutionProvider":
-        # A second run would take memory anew for the pattern that the first had, while it is recorded.
-        session_options.enable_mem_pattern = False
     session = onnxruntime.InferenceSession(model, session_options, providers=[(provider, dict(options))])
     if provider not in session.get_providers():
         raise RuntimeError(f"{provider} cannot be used here: its libraries are missing")
@@ -164,21 +157,18 @@ class _Recording:
     output: Any
 
     def replay(self) -> None:
-        """Put the recorded work on the stream; the first time, record it."""
-        self._run({})
+        """Put the recorded work on the stream. The first call records it."""
+        self.session.run_with_iobinding(self.binding, _unawaited())
 
-    def run_once(self) -> None:
-        """Do the work without recording it."""
-        self._run({"gpu_graph_id": "-1"})
 
-    def _run(self, entries: Mapping[str, str]) -> None:
-        import onnxruntime
+@cache
+def _unawaited() -> Any:
+    """Options of a run whose answers are waited for behind the kernels that follow on the same stream."""
+    import onnxruntime
 
-        options = onnxruntime.RunOptions()
-        # The answers are waited for once, behind the kernels that follow on the same stream.
-        for name, value in {"disable_synchronize_execution_providers": "1", **entries}.items():
-            options.add_run_config_entry(name, value)
-        self.session.run_with_iobinding(self.binding, options)
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    return options
 
 
 class OnnxCardPredictor:
@@ -206,15 +196,20 @@ class OnnxCardPredictor:
 
     def run(self, batch: Batch) -> Answers:
         shape = check_shape(batch, self.shapes)
-        recording = self._recordings.get(shape) or self._record([shape])[0]
+        recording = self._recordings.get(shape) or self._record(shape)
         with _memory_errors(), self._card.on_card(f"{self._stage} {shape}"):
             self._card.place(batch)
             recording.replay()
             return self._answers(recording)
 
     def warm_up(self) -> None:
-        """Record every shape, in the thread that will call `run`: a recording belongs to its thread."""
-        self._record(sorted(self.shapes, key=lambda shape: -shape.pixels))
+        """Record every shape, the largest first, in the thread that will call `run`: a recording belongs to its thread.
+
+        While one is recorded, nothing else of this process may take memory on the card. A shape takes 2 to 5 s, which
+        cuDNN needs to plan its kernels; side by side in several threads they take as long.
+        """
+        for shape in sorted(self.shapes, key=lambda shape: -shape.pixels):
+            self._record(shape)
 
     def close(self) -> None:
         self._recordings.clear()
@@ -227,36 +222,19 @@ class OnnxCardPredictor:
             return self._card.fetch(self._card.best_classes(output))
         return self._card.fetch(output)
 
-    def _record(self, shapes: Sequence[Shape]) -> list[_Recording]:
-        """Plan the shapes side by side, which takes seconds of a core each; then record them, one after the other:
-        while one is recorded, nothing else of this process may take memory on the card."""
-        bound = [self._bind(shape) for shape in shapes]
-        with _memory_errors(), self._card.on_card(f"record {self._stage}"):
-            with ThreadPoolExecutor(min(len(bound), PLANNERS, len(os.sched_getaffinity(0)))) as planners:
-                recordings = list(planners.map(self._plan, shapes, bound))
+    def _record(self, shape: Shape) -> _Recording:
+        provider, options = self._provider(shape)
+        with _memory_errors(), self._card.on_card(f"record {shape}"):
+            output = self._card.empty((shape.batch, *self._tail(shape)), self._output_type)
+            session = _session(graph.for_shape(self._model, shape), 1, provider, options)
+            binding = session.io_binding()
+            sides = (shape.batch, 3, shape.height, shape.width)
+            binding.bind_input(session.get_inputs()[0].name, "cuda", 0, np.float32, sides, self._card.input.data.ptr)
+            binding.bind_output(ANSWERS, "cuda", 0, self._output_type, output.shape, output.data.ptr)
+            recording = self._recordings[shape] = _Recording(session, binding, output)
+            for _ in range(WARM_UP_RUNS):
+                recording.replay()
             self._card.stream.synchronize()
-            for recording in recordings:
-                for _ in range(WARM_UP_RUNS):
-                    recording.replay()
-            self._card.stream.synchronize()
-        self._recordings |= zip(shapes, recordings, strict=True)
-        return recordings
-
-    def _bind(self, shape: Shape) -> tuple[bytes, Any]:
-        """The model for one shape, and room for its output."""
-        output = self._card.empty((shape.batch, *self._tail(shape)), self._output_type)
-        return graph.for_shape(self._model, shape), output
-
-    def _plan(self, shape: Shape, bound: tuple[bytes, Any]) -> _Recording:
-        """A session that has chosen its algorithms and taken its memory, and has not recorded yet."""
-        model, output = bound
-        session = _session(model, 1, *self._provider(shape))
-        binding = session.io_binding()
-        sides = (shape.batch, 3, shape.height, shape.width)
-        binding.bind_input(session.get_inputs()[0].name, "cuda", 0, np.float32, sides, self._card.input.data.ptr)
-        binding.bind_output(ANSWERS, "cuda", 0, self._output_type, output.shape, output.data.ptr)
-        recording = _Recording(session, binding, output)
-        recording.run_once()
         return recording
 
     @property

@@ -104,6 +104,19 @@ def test_onednns_cache_is_neither_unlimited_nor_empty() -> None:
     assert onednn_capacity([]) == 1
 
 
+def test_warms_the_largest_shape_first_and_all_that_onednn_keeps(
+    recogniser: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[int, ...]] = []
+    monkeypatch.setattr(PaddlePredictor, "run", lambda self, batch: ran.append(batch.shape))
+    many = [Shape(1, 48, width) for width in range(32, 3232, 32)]
+
+    PaddlePredictor(recogniser, Stage.RECOGNISER, SHAPES, Execution()).warm_up()
+    PaddlePredictor(recogniser, Stage.RECOGNISER, many, Execution()).warm_up()
+
+    assert ran == [(8, 3, 48, 960), (8, 3, 48, 320), (1, 3, 48, 320), (1, 3, 48, 128), (1, 3, 48, 3200)]
+
+
 def test_paddle_3s_format_runs_and_agrees_with_the_network(newer_format: Path, paddle: Any) -> None:
     shape = Shape(2, 32, 64)
     batch = np.random.default_rng(7).uniform(-1, 1, (2, 3, 32, 64)).astype(np.float32)
@@ -118,7 +131,10 @@ def test_paddle_3s_format_runs_and_agrees_with_the_network(newer_format: Path, p
     assert np.allclose(output, network(paddle.to_tensor(batch)).numpy(), atol=1e-5)
 
 
-def test_a_profile_is_printed_when_the_predictor_is_closed(recogniser: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_profile_is_printed_when_the_predictor_is_closed(
+    recogniser: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # Paddle leaves a `profile.log` in the current folder
     shape = Shape(1, 48, 128)
     predictor = PaddlePredictor(recogniser, Stage.RECOGNISER, [shape], Execution(profile=True))
     predictor.warm_up()
