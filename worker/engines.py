@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
-from producer.cards import in_flight
-from producer.errors import EngineOutOfMemory, InvalidRequest
+import structlog
+
+from producer.errors import InvalidRequest, Unavailable
 from producer.job import Line, PageResult, ReadOptions, Timings
 from producer.settings import Settings
-from worker import metrics
-from worker.batcher import Batcher, BatchObserver
+from worker import kernels, metrics
 from worker.detection import Detector, Quads
 from worker.device import Device
 from worker.orientation import Orientation, settle
@@ -28,97 +26,17 @@ from worker.reading import arrange, as_quads
 from worker.recognition import LineInput, LineText, Recogniser
 from worker.runtimes import build_predictor, choose
 from worker.shapes import resolve
-from worker.tensors import Bucket, Page, Pixels, portions
+from worker.stages import BatchedStage, In, Out, Run
+from worker.tensors import Bucket, Page, portions
 
-In = TypeVar("In")
-Out = TypeVar("Out")
-Run = Callable[[Predictor, Bucket, list[In]], Sequence[Out]]
+log = structlog.get_logger(__name__)
 
-#: Items that may wait before a stage, for each page in flight: beyond it `submit` blocks, which bounds the memory.
-_LINES_PER_PAGE = 256
 #: Batches of one stage that one process has on a card at a time.
 CARD_RUNNERS = 1
 #: Batches of all stages that one process has on a card, one running and one on its way, before windows count.
 CARD_BATCHES = 2
-#: A batch that runs longer than this hangs: it is many times what the largest shape takes on one slow core.
-_STUCK_S = 120
-
-
-class BatchedStage(Generic[In, Out]):
-    """One model behind one batcher, with a predictor for each runner thread, and a count of the pages still to come."""
-
-    def __init__(
-        self,
-        name: str,
-        run: Run[In, Out],
-        max_batch: Callable[[Bucket], int],
-        *,
-        slots: Callable[[Bucket, int], int],
-        device: Device,
-        predictors: Sequence[Predictor],
-        settings: Settings,
-        observer: BatchObserver | None = metrics.observe_batch,
-    ) -> None:
-        self._predictors = predictors
-        self._coming = 0
-        self._lock = threading.Lock()
-        self.batcher: Batcher[Bucket, In, Out] = Batcher(
-            name,
-            [partial(run, predictor) for predictor in predictors],
-            max_batch=max_batch,
-            max_delay_s=settings.max_delay_ms / 1000,
-            capacity=in_flight(settings).pages * _LINES_PER_PAGE,
-            device=device,
-            upstream=lambda: self._coming,
-            # In the thread that will run it: what ONNX Runtime records on a card belongs to the thread.
-            prepare=[predictor.warm_up for predictor in predictors],
-            slots=slots,
-            observer=observer,
-        )
-
-    def load(self, pixels: Pixels) -> Page:
-        """Bring a page to where the stage's batches are made.
-
-        Raises:
-            EngineOutOfMemory: there is no room for it.
-        """
-        try:
-            return self._predictors[0].kernels.load(pixels)
-        except MemoryError as error:
-            raise EngineOutOfMemory from error
-
-    def trouble(self) -> str:
-        if self.batcher.runners_alive < len(self._predictors):
-            return f"{self.batcher.name}: a runner has ended"
-        if (stuck_s := time.monotonic() - self.batcher.last_progress) > _STUCK_S:
-            return f"{self.batcher.name}: a batch has been running for {stuck_s:.0f} s"
-        return ""
-
-    def close(self) -> None:
-        self.batcher.stop()
-        self.batcher.join()
-        for predictor in self._predictors:
-            predictor.close()
-
-    @contextmanager
-    def page_coming(self) -> Iterator[Callable[[], None]]:
-        """Count a page that may still submit items. The yielded function says that it has; so does leaving."""
-        came = threading.Event()
-
-        def has_come() -> None:
-            with self._lock:
-                if came.is_set():
-                    return
-                came.set()
-                self._coming -= 1
-            self.batcher.notify()
-
-        with self._lock:
-            self._coming += 1
-        try:
-            yield has_come
-        finally:
-            has_come()
+#: What must be left of a card's memory for the pages that lie there, 64 of them and the largest ones 300 MB.
+CARD_ROOM_BYTES = 2_000_000_000
 
 
 class Passage(Protocol):
@@ -226,6 +144,8 @@ class PpOcr:
     def start(self) -> None:
         for stage in self.stages:
             stage.batcher.start()
+        if self.on_card and not kernels.missing():
+            _check_memory()
 
     def stop(self) -> None:
         for stage in self.stages:
@@ -244,6 +164,22 @@ class PpOcr:
             self.recognising.page_coming() as at_recogniser,
         ):
             yield _PpOcrPassage(self, options, deadline, cancelled, at_detector, at_turner, at_recogniser)
+
+
+def _check_memory() -> None:
+    """Say what the warm models have left of the card.
+
+    Raises:
+        Unavailable: too little for pages.
+    """
+    free, total = kernels.memory()
+    log.info("card.memory", free_bytes=free, total_bytes=total)
+    if free < CARD_ROOM_BYTES:
+        raise Unavailable(
+            f"The card has {free / 1e9:.1f} of its {total / 1e9:.0f} GB left once the models are warm, and pages "
+            f"need {CARD_ROOM_BYTES / 1e9:.0f}: run fewer workers on it (OCRPOOL_WORKERS_PER_CARD), or give them "
+            "fewer shapes (OCRPOOL_DETECTOR_SIZES, OCRPOOL_RECOGNISER_WIDTHS)."
+        )
 
 
 @dataclass(frozen=True)

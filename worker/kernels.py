@@ -48,6 +48,14 @@ def missing() -> str:
     return ""
 
 
+def memory() -> tuple[int, int]:
+    """Bytes of this process's card that are free, and bytes that it has."""
+    import cupy
+
+    free, total = cupy.cuda.runtime.memGetInfo()
+    return int(free), int(total)
+
+
 @cache
 def _function(name: str) -> Any:
     """A kernel, compiled once for the card of this process."""

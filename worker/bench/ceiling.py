@@ -106,8 +106,8 @@ class Recorder(Batched):
         self._replaying: dict[ThreadPoolExecutor, Predictor] = {}
         for stage in self.engine.stages:
             if (kind := Stage(stage.batcher.name)) in self._tapes:
-                self._runners[kind] = [ThreadPoolExecutor(1) for _ in stage._predictors]
-                for predictor in stage._predictors:
+                self._runners[kind] = [ThreadPoolExecutor(1) for _ in stage.predictors]
+                for predictor in stage.predictors:
                     self._tapes[kind].attach(predictor)
 
     def methods(self) -> Mapping[str, Callable[[str], Any]]:
