@@ -32,7 +32,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from producer import Producer
 from producer.cards import find_cards
 from producer.embedded import Embedded, pool_of_its_own
-from producer.job import ReadOptions
+from producer.job import JobResult, PageFailure, ReadOptions
 from producer.plan import WorkerPlan, plan_for_this_machine
 from producer.processes import Process
 from producer.settings import Settings
@@ -335,7 +335,7 @@ def start_pool(parts: Embedded, plans: Sequence[WorkerPlan], timeout_s: float) -
     processes = parts.start_workers(plans, ready_timeout_s=timeout_s)
     tell("ready:", workers=len(processes), seconds=round(time.monotonic() - started))
     log = (parts.log_dir / "worker-1.log").read_text(errors="replace")
-    print("\n".join(line for line in log.splitlines() if "worker.warm" in line))
+    print("\n".join(line for line in log.splitlines() if "worker.warm" in line or "card.memory" in line))
     return processes
 
 
@@ -389,7 +389,9 @@ def run(options: argparse.Namespace, chosen: Settings, pages: list[Page], wanted
             jobs = [producer.submit(page.path) for page in pages]
             for _ in producer.follow([job.id for job in jobs], timeout_s=120):
                 pass
-            read = accuracy(pages, [job.result().text for job in jobs])
+            results = [job.result() for job in jobs]
+            check(results)
+            read = accuracy(pages, [result.text for result in results])
             if read is not None:
                 figures["accuracy"] = tell("accuracy:", character_f1=round(read.character_f1, 4), word_f1=read.word_f1)
             for number in wanted:
@@ -403,6 +405,13 @@ def run(options: argparse.Namespace, chosen: Settings, pages: list[Page], wanted
         rapid = Rival("RapidOCR in a loop", rapidocr, own, pages)
         figures[rapid.title] = rapid.measure(120)
     return figures
+
+
+def check(results: Sequence[JobResult]) -> None:
+    """Raises SystemExit: pages failed, and a rate of failures is no figure."""
+    failed = [page.error for result in results for page in result.pages if isinstance(page, PageFailure)]
+    if failed:
+        raise SystemExit(f"{len(failed)} pages failed, the first with: {failed[0].code}: {failed[0].message}")
 
 
 def celery_names(producer: Producer, processes: Sequence[Process]) -> list[str]:

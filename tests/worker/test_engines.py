@@ -1,10 +1,65 @@
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from producer.errors import Unavailable
+from producer.job import PageResult, ReadOptions
 from producer.settings import Settings
+from tests.documents import SAMPLES, character_f1, truth
+from tests.worker.card_stand_in import stand_in
+from tests.worker.compiled_kernels import COMPILER
 from worker.engines import PpOcr
+from worker.models import available_models
+
+RECEIPT = SAMPLES / "receipt.jpg"
+
+
+class Decoded:
+    """A page that needs no decoding; see `worker.rasterise.Raster`."""
+
+    angle = 0
+
+    def __init__(self, path: Path) -> None:
+        self.pixels = np.asarray(Image.open(path).convert("RGB"), np.uint8)
+        self.height, self.width = self.pixels.shape[:2]
+
+
+def read(engine: PpOcr, options: ReadOptions) -> PageResult:
+    with engine.passage(options, time.monotonic() + 120, lambda: False) as passage:
+        return passage.read(1, Decoded(RECEIPT), 0)
+
+
+@pytest.mark.skipif(COMPILER is None or "PP-OCRv6_small" not in available_models(), reason="g++ or a model is missing")
+@pytest.mark.parametrize("preprocess", ["auto", "host"])
+def test_a_page_is_read_on_a_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, preprocess: str) -> None:
+    # Given an engine beside a stand-in for a card, with few shapes
+    stand_in(monkeypatch, tmp_path)
+    settings = Settings(
+        device="cuda",
+        precision="fp32",
+        strict_runtime=True,
+        preprocess=preprocess,
+        detector_sizes=((896, 640), (1120, 512)),
+        detector_batches=(1,),
+        recogniser_widths=(256, 640),
+        recogniser_batches=(2, 8),
+    )
+    engine = PpOcr(settings)
+    engine.start()
+    try:
+        pages = [read(engine, ReadOptions(orientation=orientation)) for orientation in (False, True)]
+    finally:
+        engine.stop()
+
+    # Then it reads what stands there
+    assert engine.on_card
+    assert "cuda" in pages[0].model
+    assert all(character_f1(page.text, truth(RECEIPT)[0]) > 0.95 for page in pages)
 
 
 def test_a_card_that_the_models_fill_takes_no_pages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,6 @@ Where there is no card, the pixel kernels are compiled for the CPU from the same
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,44 +15,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.worker.compiled_kernels import COMPILER, compiled
 from worker import kernels
-from worker.kernels import CUT, SHRUNK, SOURCE, CudaKernels
+from worker.kernels import CUT, SHRUNK, CudaKernels
 from worker.predictors.endings import best_classes
 from worker.recognition import LineInput, cuts
 from worker.tensors import Batch, Bucket, Cut, HostKernels, Kernels, Page, Pixels, Shrunk, Tensor
 
 OPENCV_5 = int(cv2.__version__.split(".")[0]) >= 5
-COMPILER = shutil.which("g++")
-#: CUDA's words in C++, and a loop over the pixels in place of threads.
-FOR_CPU = """
-#include <algorithm>
-#include <cmath>
-using std::max; using std::min;
-#define __global__
-#define __device__
-struct Place { int x, y, z; };
-static Place blockIdx, threadIdx, blockDim = {1, 1, 1};
-#include "%s"
-#define FOR_EACH_PIXEL(kernel, Item) \
-    extern "C" void kernel##_all(const Item *items, int count, float *tensor, int size, int height, int width) { \
-        for (blockIdx.z = 0; blockIdx.z < size; blockIdx.z++) \
-            for (blockIdx.y = 0; blockIdx.y < height; blockIdx.y++) \
-                for (blockIdx.x = 0; blockIdx.x < width; blockIdx.x++) kernel(items, count, tensor, height, width); \
-    }
-FOR_EACH_PIXEL(shrink, Shrunk)
-FOR_EACH_PIXEL(cut, Cut)
-"""
 
 
 class CompiledKernels:
     """kernels.cu on the CPU."""
 
     def __init__(self, folder: Path) -> None:
-        source, library = folder / "kernels.cpp", folder / "kernels.so"
-        source.write_text(FOR_CPU.replace("%s", str(SOURCE)))
-        command = [str(COMPILER), "-O1", "-ffp-contract=off", "-shared", "-fPIC", str(source), "-o", str(library)]
-        subprocess.run(command, check=True)
-        self._library = ctypes.CDLL(str(library))
+        self._library = compiled(folder)
 
     def load(self, pixels: Pixels) -> Page:
         return np.ascontiguousarray(pixels)
