@@ -56,6 +56,14 @@ def memory() -> tuple[int, int]:
     return int(free), int(total)
 
 
+def card_name() -> str:
+    """The name of this process's card, such as `NVIDIA H100 80GB HBM3`."""
+    import cupy
+
+    name: bytes = cupy.cuda.runtime.getDeviceProperties(0)["name"]
+    return name.decode()
+
+
 @cache
 def _function(name: str) -> Any:
     """A kernel, compiled once for the card of this process."""

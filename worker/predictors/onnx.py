@@ -15,8 +15,10 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from worker import kernels
 from worker.kernels import CudaKernels
 from worker.predictors import Answers, Device, Execution, Shape, Stage, check_shape, graph
+from worker.predictors.engine_files import engine_folder
 from worker.predictors.graph import ANSWERS
 from worker.tensors import Batch, HostKernels, Kernels, Tensor
 
@@ -265,8 +267,19 @@ class OnnxCardPredictor:
         stream = self._card.stream.ptr
         if self._execution.device == "cuda":
             return CUDA, cuda_options(stream)
-        name = graph.load(self._path).graph.input[0].name
-        return TENSORRT, tensorrt_options(name, shape, self._execution, stream)
+        name = self._model.graph.input[0].name
+        return TENSORRT, tensorrt_options(name, shape, self._engines, stream, half=self._execution.half)
+
+    @cached_property
+    def _engines(self) -> Path:
+        return engine_folder(
+            self._execution.engines,
+            self._path,
+            precision="fp16" if self._execution.half else "fp32",
+            shapes=self.shapes,
+            card=kernels.card_name(),
+            runtime=version(),
+        )
 
 
 def cuda_options(stream: int) -> dict[str, str]:
@@ -282,20 +295,20 @@ def cuda_options(stream: int) -> dict[str, str]:
     }
 
 
-def tensorrt_options(input_name: str, shape: Shape, execution: Execution, stream: int) -> dict[str, str]:
+def tensorrt_options(input_name: str, shape: Shape, engines: Path, stream: int, *, half: bool) -> dict[str, str]:
     """Options of the TensorRT provider for a session that sees one shape: its profile has no range to rebuild for."""
     profile = f"{input_name}:{shape}"
     return {
         "device_id": "0",
         "user_compute_stream": str(stream),
-        "trt_fp16_enable": str(int(execution.half)),
+        "trt_fp16_enable": str(int(half)),
         "trt_max_workspace_size": str(1 << 30),
         "trt_min_subgraph_size": "3",
         "trt_cuda_graph_enable": "1",
         "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": str(execution.engines),
+        "trt_engine_cache_path": str(engines),
         "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": str(execution.engines),
+        "trt_timing_cache_path": str(engines),
         **{f"trt_profile_{bound}_shapes": profile for bound in ("min", "max", "opt")},
     }
 
