@@ -119,7 +119,9 @@ class Batcher(Generic[Bucket, In, Out]):
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait until the queued items are resolved and the threads have ended; False when that takes too long."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
-        for thread in self._threads if self._started else ():
+        for thread in self._threads:
+            if thread.ident is None:
+                continue  # never started, or one before it could not prepare
             thread.join(None if until is None else max(0.0, until - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 

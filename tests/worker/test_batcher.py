@@ -431,3 +431,23 @@ def test_a_watchdog_sees_a_runner_that_hangs(bench: Bench) -> None:
     bench.runner.gate.set()
     bench.finish()
     assert bench.clock() - bench.batcher.last_progress == 0
+
+
+def test_a_runner_that_cannot_prepare_keeps_the_batcher_from_starting() -> None:
+    # Given two runners, the second of which has no room for its model
+    def fail() -> None:
+        raise MemoryError("no room")
+
+    runners: list[Callable[[str, list[int]], list[int]]] = [lambda bucket, items: items] * 2
+    batcher = Batcher(
+        "stage", runners, max_batch=lambda bucket: 4, max_delay_s=0, capacity=8, prepare=[lambda: None, fail]
+    )
+
+    with pytest.raises(MemoryError, match="no room"):
+        batcher.start()
+
+    # Then it can still be stopped, and what is handed in afterwards is refused
+    batcher.stop()
+    assert batcher.join(timeout_s=5)
+    with pytest.raises(Unavailable):
+        batcher.submit(1, bucket="a").result(timeout=5)
