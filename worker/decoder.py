@@ -32,15 +32,17 @@ LIMITS = {
     "rasterise_memory_bytes",
 }
 
-PACKAGE_ROOT = str(Path(worker.__file__).parents[1])
+#: Where a child imports from: where its worker does, but never a working directory.
+IMPORT_PATH = json.dumps([*filter(os.path.isabs, sys.path), str(Path(worker.__file__).parents[1])])
 #: Isolated mode: neither the environment nor the working directory choose what the child imports.
 COMMAND = (
     sys.executable,
     "-I",
     "-B",
     "-c",
-    "import sys; sys.path.append(sys.argv[1]); from worker.decoding.child import main; main(sys.argv[2:])",
-    PACKAGE_ROOT,
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from worker.decoding.child import main; main(sys.argv[2:])",
+    IMPORT_PATH,
 )
 #: One thread a child; and none of the worker's secrets.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
@@ -48,6 +50,17 @@ INHERITED = ("PATH", "LD_LIBRARY_PATH")
 
 
 Shape = TypeVar("Shape")
+
+
+def _environment() -> dict[str, str]:
+    return ENVIRONMENT | {name: os.environ[name] for name in INHERITED if name in os.environ}
+
+
+def imports() -> str:
+    """What keeps a child from importing what it needs, in one line; empty where nothing does."""
+    command = [*COMMAND[:4], COMMAND[4].partition("; main(")[0], *COMMAND[5:]]
+    ended = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
+    return ended.stderr.strip().rpartition("\n")[2] if ended.returncode else ""
 
 
 class Pages(Contract):
@@ -132,12 +145,11 @@ class Decoder:
         """Start a child, without waiting until it is ready; ends the one before it."""
         self.close()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         try:
             process = subprocess.Popen(
                 [*COMMAND, str(theirs.fileno()), str(os.getpid()), self._limits],
                 pass_fds=[theirs.fileno()],
-                env=ENVIRONMENT | inherited,
+                env=_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -150,6 +162,17 @@ class Decoder:
         with self._lock:
             self._process, self._channel = process, ours
 
+    def wait_until_ready(self) -> None:
+        """Return once the child takes requests.
+
+        Raises:
+            DecoderDied: it ended, or was not ready in time.
+        """
+        if self._channel is None:
+            raise DecoderDied(None, asked=False)
+        if not self._ready:
+            self._await_ready(self._channel)
+
     def request(self, message: dict[str, object], *, timeout_s: float, memory: int | None = None) -> Reply:
         """Ask the child. `memory` is the descriptor that it may draw on.
 
@@ -159,8 +182,7 @@ class Decoder:
         """
         if self._channel is None:
             raise DecoderDied(None, asked=False)
-        if not self._ready:
-            self._await_ready(self._channel)
+        self.wait_until_ready()
         self._requests += 1
         try:
             socket.send_fds(self._channel, [json.dumps(message).encode()], [] if memory is None else [memory])

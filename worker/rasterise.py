@@ -39,7 +39,7 @@ from producer.errors import (
 )
 from producer.job import MediaType
 from producer.settings import Settings
-from worker.decoder import Decoder, DecoderDied, DecoderTimeout, Drawn, Pages, Refused, Reply
+from worker.decoder import Decoder, DecoderDied, DecoderTimeout, Drawn, Pages, Refused, Reply, imports
 
 CHANNELS = 3
 #: Signals that a child gets from outside, not from what it decodes.
@@ -126,9 +126,17 @@ class Rasteriser:
         self._nursery = ThreadPoolExecutor(1, thread_name_prefix="rasterise")
 
     def start(self) -> None:
-        """Start the children; they get ready on their own."""
+        """Start the children, and return once the first is ready; the others get ready on their own.
+
+        Raises:
+            Unavailable: it could not start: every page would fail.
+        """
         for decoder in self._decoders:
             self._start(decoder)
+        try:
+            self._decoders[0].wait_until_ready()
+        except DecoderDied:
+            raise Unavailable(f"The decoder processes cannot start: {imports() or 'they do not get ready'}.") from None
         with self._free:
             self._started = True
             self._idle.extend(self._decoders)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import socket
@@ -39,6 +40,7 @@ from producer.errors import (
 from producer.job import MediaType
 from producer.media import SNIFF_BYTES, sniff
 from producer.settings import Settings
+from worker import decoder
 from worker.rasterise import Rasteriser
 
 PATIENCE_S = 30.0
@@ -450,11 +452,14 @@ def test_a_decoder_that_died_while_idle_costs_nothing(lone: Rasteriser, save: Sa
     assert lone.pids != [pid]
 
 
-def test_a_decoder_that_died_while_it_started_costs_nothing(lone: Rasteriser, save: Saver) -> None:
-    [pid] = lone.pids
-    os.kill(pid, signal.SIGKILL)
+def test_a_decoder_that_died_while_it_started_costs_nothing(save: Saver) -> None:
+    # Given two decoders, of which only the first is waited for
+    with running(Settings(rasterise_processes=2)) as rasteriser:
+        os.kill(rasteriser.pids[1], signal.SIGKILL)
 
-    assert read(lone, save(marked(), "PNG"))[0].shape == (40, 60, 3)
+        # Then two documents are read, the second by the decoder that was idle longest
+        for _ in range(2):
+            assert read(rasteriser, save(marked(), "PNG"))[0].shape == (40, 60, 3)
 
 
 def test_decoders_run_with_limits_and_without_the_workers_secrets(save: Saver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -552,3 +557,28 @@ def test_every_sample_has_the_pages_of_its_ground_truth(rasteriser: Rasteriser, 
         pixels, _ = read(rasteriser, path, number)
         assert pixels.min() < 60  # ink
         assert pixels.max() > 180  # paper
+
+
+def test_decoders_import_from_where_their_worker_does(tmp_path: Path) -> None:
+    # Given a worker that finds its packages through the environment alone
+    (tmp_path / "only_here.py").write_text("")
+    code = "from worker import decoder; print(decoder.IMPORT_PATH)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    listed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+
+    assert str(tmp_path) in json.loads(listed.stdout)
+    assert "" not in json.loads(listed.stdout)
+
+
+def test_decoders_that_cannot_start_keep_the_worker_from_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = list(decoder.COMMAND)
+    command[5] = json.dumps([path for path in sys.path if path and "site-packages" not in path])
+    monkeypatch.setattr(decoder, "COMMAND", tuple(command))
+    rasteriser = Rasteriser(Settings(rasterise_processes=1))
+
+    try:
+        with pytest.raises(Unavailable, match=r"cannot start: ModuleNotFoundError: No module named"):
+            rasteriser.start()
+    finally:
+        rasteriser.stop()
