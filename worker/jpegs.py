@@ -94,5 +94,5 @@ def missing() -> str:
 
         nvimgcodec.Decoder()
     except Exception as error:  # a missing library or card
-        return f"nvidia-nvimgcodec cannot run: {str(error).splitlines()[0]}"
+        return f"nvidia-nvimgcodec cannot run: {str(error).partition(chr(10))[0]}"
     return ""

@@ -44,7 +44,7 @@ def missing() -> str:
             return "CUDA sees no card"
         cupy.zeros(1) + 1  # compiles a kernel
     except Exception as error:  # a missing library, driver or header, each with a class of its own
-        return f"cupy cannot run: {str(error).splitlines()[0]}"
+        return f"cupy cannot run: {str(error).partition(chr(10))[0]}"
     return ""
 
 
@@ -77,6 +77,12 @@ def _module() -> Any:
     return cupy.RawModule(code=SOURCE.read_text(), options=("--std=c++17",))
 
 
+def compile_all() -> None:
+    """Compile every kernel, so that the first page does not wait for it, nor fails at it."""
+    for name in ("shrink", "cut", "best_classes_half", "best_classes_single"):
+        _function(name)
+
+
 @cache
 def _loading() -> Any:
     """The stream that brings pages to the card: all pages come from one memory arena."""
@@ -93,8 +99,9 @@ def decoded_page(image: Any) -> Page | None:
         return None
     with _loading():
         page = cupy.array(image, np.uint8)
+        page = cupy.ascontiguousarray(cupy.broadcast_to(page, (*page.shape[:2], 3)))
         _loading().synchronize()
-    return cupy.ascontiguousarray(cupy.broadcast_to(page, (*page.shape[:2], 3)))
+    return page
 
 
 class CudaKernels:

@@ -83,8 +83,8 @@ class Kernels(Protocol):
 class HostKernels:
     """OpenCV on the CPU; see `Kernels`. Safe to share between threads."""
 
-    def load(self, pixels: Pixels) -> Page:
-        return pixels
+    def load(self, pixels: Pixels | Page) -> Page:
+        return pixels if isinstance(pixels, np.ndarray) else pixels.get()  # decoded on a card
 
     def shrink(self, items: Sequence[Shrunk], batch: int, bucket: Bucket) -> Batch:
         return _assemble([_scaled(item) for item in items], batch, bucket)

@@ -32,7 +32,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from producer import Producer
 from producer.cards import find_cards
 from producer.embedded import Embedded, pool_of_its_own
-from producer.job import JobResult, PageFailure, ReadOptions
+from producer.job import JobResult, JobState, PageFailure, ReadOptions
 from producer.plan import WorkerPlan, plan_for_this_machine
 from producer.processes import Process
 from producer.settings import Settings
@@ -67,6 +67,8 @@ def client(settings: Settings, documents: Sequence[Path], ready: Any, go: Any, d
                 since[producer.submit(waiting.pop()).id] = time.time()
             for status in producer.follow(list(since), timeout_s=120):
                 if status.final:
+                    if status.state is not JobState.SUCCEEDED:
+                        raise SystemExit(f"{status.id} ended as {status.state}: a rate of failures is no figure")
                     latencies.append(time.time() - since.pop(status.id))
                 if waiting and len(since) < OUTSTANDING // 2:
                     break

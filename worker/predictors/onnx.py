@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -105,9 +106,9 @@ def default_run(path: Path, *, on_card: bool) -> Callable[[Tensor], Tensor]:
 def _memory_errors() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
-        # The runtime has no class of its own for this.
-        if "allocate" in str(error) or "out of memory" in str(error):
+    except Exception as error:
+        # The runtime has no class of its own for this, and its errors are not of Python's kinds.
+        if re.search("alloc|out of memory", str(error), re.IGNORECASE):
             raise MemoryError(str(error)) from error
         raise
 
@@ -212,6 +213,7 @@ class OnnxCardPredictor:
         While one is recorded, nothing else of this process may take memory on the card. A shape takes 2 to 5 s, which
         cuDNN needs to plan its kernels; side by side in several threads they take as long.
         """
+        kernels.compile_all()
         for shape in sorted(self.shapes, key=lambda shape: -shape.pixels):
             self._record(shape)
 
