@@ -93,7 +93,7 @@ class Embedded:
         server = self._start("redis", redis_command(folder, port), death_signal=signal.SIGTERM)
         server.wait_until(lambda: answers(self.settings.redis_url), timeout_s=30)
 
-    def start_workers(self, plan: int | Sequence[WorkerPlan], *, ready_timeout_s: float = 180) -> list[Process]:
+    def start_workers(self, plan: int | Sequence[WorkerPlan], *, ready_timeout_s: float = 600) -> list[Process]:
         """Start the planned workers, or so many that share the CPU, and return once each is warm."""
         plans = plan_for_this_machine(self.settings, plan).workers if isinstance(plan, int) else plan
         workers = Workers(self.settings, plans, log_dir=self.log_dir)
