@@ -1,10 +1,11 @@
 """What one card does, and several: the whole pool through Redis and Celery, beside its ceiling and its beginnings.
 
-    python -m tests.benchmarks.cards [--cards 1,2,4] [--workers-per-card 3] [--documents 2000] [--output cards.json]
+    python -m tests.benchmarks.cards [--cards 1,2,4] [--workers-per-card 1,2] [--documents 2000] [--output cards.json]
 
-In one run, on one machine and the same pages (`OCRPOOL_EVAL_DATA`): the pool on so many cards; the predictors alone,
-fed with the batches that these pages make; one page at a time with fixed shapes at batch 1; RapidOCR in a loop on a
-card. All load at the same time, because that takes minutes, and are measured one after the other.
+In one run, on one machine and the same pages (`OCRPOOL_EVAL_DATA`): the pool on so many cards with so many workers
+each; the predictors alone, fed with the batches that these pages make; one page at a time with fixed shapes at batch 1;
+RapidOCR in a loop on a card. All load at the same time, because that takes minutes, and are measured one after the
+other; workers that a row does not count take no messages while it is measured.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import argparse
 import json
 import multiprocessing
 import os
+import queue
+import re
 import statistics
 import subprocess
 import tempfile
@@ -21,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -43,6 +46,16 @@ OUTSTANDING = 120
 #: About how long each rival is measured.
 SECONDS = 10
 Samples = dict[tuple[str, str], float]
+
+
+class Crew(NamedTuple):
+    """Who takes messages: so many cards, and so many workers on each."""
+
+    cards: int
+    each: int
+
+    def __str__(self) -> str:
+        return f"{self.cards} card(s), {self.each} worker(s) each"
 
 
 def tell(title: str, **figures: object) -> dict[str, object]:
@@ -139,10 +152,10 @@ def busy(cards: int) -> Iterator[Callable[[], list[float]]]:
 
 
 def measure(
-    producer: Producer, settings: Settings, pages: list[Page], cards: int, options: argparse.Namespace
+    producer: Producer, settings: Settings, pages: list[Page], crew: Crew, options: argparse.Namespace
 ) -> dict[str, object]:
-    """One round of load on so many cards."""
-    documents, clients = options.documents * cards, options.clients * cards
+    """One round of load."""
+    documents, clients = options.documents * crew.cards, options.clients * crew.cards
     before = samples(producer)
     workers = [psutil.Process(worker["pid"]) for worker in producer.ledger.workers().values()]
     cpu_s = sum(sum(worker.cpu_times()[:2]) for worker in workers)
@@ -159,7 +172,7 @@ def measure(
     stages = ("detector", "recogniser")
     pixels = {kind: change.get(("line_pixels_total", kind), 0) for kind in ("text", "padding", "empty")}
     return tell(
-        f"{cards} card(s), whole pool:",
+        f"{crew}, whole pool:",
         pages_per_s=round(len(latencies) / took_s, 1),
         busy_percent=busy_percent,
         latency_ms={
@@ -174,8 +187,8 @@ def measure(
     )
 
 
-def use_cards(settings: Settings, plans: Sequence[WorkerPlan], nodes: Sequence[str], cards: int) -> None:
-    """Let only the workers of the first `cards` cards take messages."""
+def use(settings: Settings, plans: Sequence[WorkerPlan], nodes: Sequence[str], crew: Crew) -> None:
+    """Let only the first workers of the first cards take messages."""
     from celery import Celery
 
     from producer.job import Lane
@@ -183,9 +196,11 @@ def use_cards(settings: Settings, plans: Sequence[WorkerPlan], nodes: Sequence[s
 
     app = Celery(set_as_current=False)
     app.conf.update(broker_settings(settings))
-    first = list(dict.fromkeys(plan.card for plan in plans))[:cards]
+    room = dict.fromkeys(list(dict.fromkeys(plan.card for plan in plans))[: crew.cards], crew.each)
     for plan, node in zip(plans, nodes, strict=True):
-        verb = "add_consumer" if plan.card in first else "cancel_consumer"
+        verb = "add_consumer" if room.get(plan.card) else "cancel_consumer"
+        if verb == "add_consumer":
+            room[plan.card] -= 1
         for lane in Lane:
             queue = {"queue": queue_prefix(settings) + lane}
             if not app.control.broadcast(verb, arguments=queue, destination=[node], reply=True, timeout=3, limit=1):
@@ -321,9 +336,16 @@ class Rival:
         self._process = multiprocessing.Process(target=run, args=arguments, daemon=True)
         self._process.start()
 
-    def measure(self, ready_timeout_s: float) -> dict[str, object]:
+    def wait(self, timeout_s: float) -> None:
+        """Until it is ready: while it loads, nothing else can be measured."""
         try:
-            self._ready.get(timeout=ready_timeout_s)
+            self._ready.get(timeout=timeout_s)
+        except queue.Empty:
+            tell(f"{self.title}:", not_ready_after_s=timeout_s)
+            self._process.kill()
+
+    def measure(self) -> dict[str, object]:
+        try:
             self._go.set()
             return tell(f"{self.title}:", **self._done.get(timeout=90))
         except Exception as error:
@@ -336,15 +358,21 @@ def start_pool(parts: Embedded, plans: Sequence[WorkerPlan], timeout_s: float) -
     started = time.monotonic()
     processes = parts.start_workers(plans, ready_timeout_s=timeout_s)
     tell("ready:", workers=len(processes), seconds=round(time.monotonic() - started))
-    log = (parts.log_dir / "worker-1.log").read_text(errors="replace")
-    print("\n".join(line for line in log.splitlines() if "worker.warm" in line or "card.memory" in line))
+    print_logs(parts, "worker.warm|card.memory|decoder")
     return processes
+
+
+def print_logs(parts: Embedded, pattern: str) -> None:
+    """The lines of all workers' logs in which the pattern is found, the last 40 of each."""
+    for log in sorted(parts.log_dir.glob("worker-*.log")):
+        lines = [line for line in log.read_text(errors="replace").splitlines() if re.search(pattern, line)]
+        print("\n".join([f"-- {log.name}", *lines[-40:]]), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cards", default="1", help="how many, one after the other: 1,2,4")
-    parser.add_argument("--workers-per-card", type=int, default=3)
+    parser.add_argument("--workers-per-card", default="1", help="how many, one after the other: 1,2,3")
     parser.add_argument("--decoders", type=int, default=3, help="decoder processes a worker")
     parser.add_argument("--documents", type=int, default=2000, help="for each card")
     parser.add_argument("--clients", type=int, default=3, help="processes that hand in, for each card")
@@ -358,54 +386,67 @@ def main() -> None:
     corpus, pages = found_corpus.name, list(found_corpus.pages)
     found = find_cards()
     wanted = [int(number) for number in options.cards.split(",") if int(number) <= max(1, len(found.cards))]
-    chosen = Settings(workers_per_card=options.workers_per_card, rasterise_processes=options.decoders)
+    each = [int(number) for number in options.workers_per_card.split(",")]
+    chosen = Settings(workers_per_card=max(each), rasterise_processes=options.decoders)
     figures: dict[str, object] = {"corpus": corpus, "cards": [str(card) for card in found.cards] or found.reason}
     tell("machine:", **figures, cores=os.cpu_count())
     try:
-        figures |= run(options, chosen, pages, wanted)
+        figures |= run(options, chosen, pages, [Crew(cards, workers) for cards in wanted for workers in each])
     finally:
         if options.output:
             options.output.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def run(options: argparse.Namespace, chosen: Settings, pages: list[Page], wanted: list[int]) -> dict[str, object]:
+def run(options: argparse.Namespace, chosen: Settings, pages: list[Page], crews: Sequence[Crew]) -> dict[str, object]:
     figures: dict[str, object] = {}
     with pool_of_its_own(chosen) as (parts, own):
         parts.start_redis()
         plans = plan_for_this_machine(own).workers
-        cards = list(dict.fromkeys(plan.card for plan in plans))[: max(wanted)]
+        cards = list(dict.fromkeys(plan.card for plan in plans))[: max(crew.cards for crew in crews)]
         plans = tuple(plan for plan in plans if plan.card in cards)
         rivals = [
             Rival("one page at a time, batch 1, fixed shapes", one_at_a_time, own, pages),
             Rival("predictors alone", ceiling, own, pages),
         ]
-        processes = start_pool(parts, plans, options.ready_s)
-        with Producer(own) as producer:
-            nodes = celery_names(producer, processes)
-            lone = []
-            for page in pages[:15]:
-                started = time.perf_counter()
-                producer.submit(page.path).wait(timeout_s=60)
-                lone.append(time.perf_counter() - started)
-            figures["lone_ms"] = tell("one document alone:", median_ms=round(1000 * statistics.median(lone), 1))
-            jobs = [producer.submit(page.path) for page in pages]
-            for _ in producer.follow([job.id for job in jobs], timeout_s=120):
-                pass
-            results = [job.result() for job in jobs]
-            check(results)
-            read = accuracy(pages, [result.text for result in results])
-            if read is not None:
-                figures["accuracy"] = tell("accuracy:", character_f1=round(read.character_f1, 4), word_f1=read.word_f1)
-            for number in wanted:
-                use_cards(own, plans, nodes, number)
-                figures[f"{number}_cards"] = [
-                    measure(producer, own, pages, number, options) for _ in range(options.rounds)
-                ]
+        try:
+            processes = start_pool(parts, plans, options.ready_s)
+            for rival in rivals:
+                rival.wait(options.ready_s)
+            with Producer(own) as producer:
+                nodes = celery_names(producer, processes)
+                figures |= alone(producer, pages)
+                for crew in crews:
+                    use(own, plans, nodes, crew)
+                    figures[str(crew)] = [measure(producer, own, pages, crew, options) for _ in range(options.rounds)]
+        except BaseException:
+            print_logs(parts, "error|warn|trouble|fail|Error")
+            raise
         print(memory_used())
         for rival in rivals:
-            figures[rival.title] = rival.measure(options.ready_s)
+            figures[rival.title] = rival.measure()
         rapid = Rival("RapidOCR in a loop", rapidocr, own, pages)
-        figures[rapid.title] = rapid.measure(120)
+        rapid.wait(120)
+        figures[rapid.title] = rapid.measure()
+    return figures
+
+
+def alone(producer: Producer, pages: list[Page]) -> dict[str, object]:
+    """The time of one document in an idle pool, and how well all of them are read."""
+    figures: dict[str, object] = {}
+    lone = []
+    for page in pages[:15]:
+        started = time.perf_counter()
+        producer.submit(page.path).wait(timeout_s=60)
+        lone.append(time.perf_counter() - started)
+    figures["lone_ms"] = tell("one document alone:", median_ms=round(1000 * statistics.median(lone), 1))
+    jobs = [producer.submit(page.path) for page in pages]
+    for _ in producer.follow([job.id for job in jobs], timeout_s=120):
+        pass
+    results = [job.result() for job in jobs]
+    check(results)
+    read = accuracy(pages, [result.text for result in results])
+    if read is not None:
+        figures["accuracy"] = tell("accuracy:", character_f1=round(read.character_f1, 4), word_f1=read.word_f1)
     return figures
 
 
