@@ -81,15 +81,18 @@ class Backlog(Generic[Bucket, In, Out]):
 
     Args:
         max_batch: The size of a full batch of a bucket; asked once for each.
-        max_delay_s: Longest wait of a batch's oldest item for company.
+        max_delay_s: The usual window.
+
+    Attributes:
+        full: How many buckets hold a full batch.
+        starved_s: The wait after which a bucket goes before full ones.
     """
 
     def __init__(self, max_batch: Callable[[Bucket], int], max_delay_s: float) -> None:
         self._max_batch = max_batch
-        self._max_delay_s = max_delay_s
-        self._starved_s = STARVED_WINDOWS * max_delay_s
+        self.starved_s = STARVED_WINDOWS * max_delay_s
         self._shelves: dict[Bucket, _Shelf[Bucket, In, Out]] = {}
-        self._full = 0
+        self.full = 0
         self._oldest_at = 0.0
         self._groups = 0
         self._bulk_led = 0
@@ -108,16 +111,16 @@ class Backlog(Generic[Bucket, In, Out]):
             (shelf.urgent if urgent else shelf.bulk).append((group, index, item))
             shelf.size += 1
             if shelf.size == shelf.limit:
-                self._full += 1
+                self.full += 1
         self.size += group.size
 
-    def may_leave(self, now: float, *, eager: bool) -> bool:
-        """Whether a batch may leave. `eager`: nothing is gained by waiting for a fuller one."""
-        return self.size > 0 and (eager or self._full > 0 or now - self._oldest_at >= self._max_delay_s)
+    def may_leave(self, now: float, window_s: float) -> bool:
+        """Whether a batch may leave: one that is full, or whose oldest item has waited `window_s`."""
+        return self.size > 0 and (self.full > 0 or now - self._oldest_at >= window_s)
 
-    def take(self, now: float, *, eager: bool) -> Batch[Bucket, In, Out] | None:
+    def take(self, now: float, window_s: float) -> Batch[Bucket, In, Out] | None:
         """The batch that leaves now, if one may."""
-        leader = self._leader(now, eager) if self.may_leave(now, eager=eager) else None
+        leader = self._leader(now, window_s) if self.may_leave(now, window_s) else None
         if leader is None:
             return None
         shelf, urgent = leader.shelf, leader.head.urgent
@@ -128,14 +131,14 @@ class Backlog(Generic[Bucket, In, Out]):
             self._urgent_led = 0
         was_full = shelf.size >= shelf.limit
         entries = shelf.take(urgent=urgent)
-        self._full -= was_full and shelf.size < shelf.limit
+        self.full -= was_full and shelf.size < shelf.limit
         self.size -= len(entries)
         self._oldest_at = self._oldest()
         return Batch(shelf.bucket, entries, urgent, shelf.max_size)
 
-    def due_s(self, now: float) -> float | None:
+    def due_s(self, now: float, window_s: float) -> float | None:
         """Seconds until the first window closes; None when nothing waits."""
-        return max(0.0, self._oldest_at + self._max_delay_s - now) if self.size else None
+        return max(0.0, self._oldest_at + window_s - now) if self.size else None
 
     def take_all(self) -> list[Entry[Out, In]]:
         entries = [entry for shelf in self._shelves.values() for entry in (*shelf.urgent, *shelf.bulk)]
@@ -143,7 +146,7 @@ class Backlog(Generic[Bucket, In, Out]):
             shelf.urgent.clear()
             shelf.bulk.clear()
             shelf.size = 0
-        self.size = self._full = 0
+        self.size = self.full = 0
         return entries
 
     def shrink(self, bucket: Bucket, failed_size: int) -> None:
@@ -161,6 +164,17 @@ class Backlog(Generic[Bucket, In, Out]):
             self._set_limit(shelf, min(shelf.max_size, shelf.limit + max(1, shelf.limit // 2)))
 
     @property
+    def has_urgent(self) -> bool:
+        """Whether an interactive item waits."""
+        return any(shelf.urgent for shelf in self._shelves.values())
+
+    def full_batches(self, *, urgent: bool) -> int:
+        """How many buckets hold a full batch; `urgent`: of interactive items alone. One off without the lock."""
+        if not urgent:
+            return self.full
+        return sum(len(shelf.urgent) >= shelf.limit for shelf in tuple(self._shelves.values()))
+
+    @property
     def ceiling_ratio(self) -> float:
         """The largest batch that memory allows now, by a full one, in the bucket where that is least."""
         return min((shelf.limit / shelf.max_size for shelf in self._shelves.values()), default=1.0)
@@ -170,14 +184,14 @@ class Backlog(Generic[Bucket, In, Out]):
         return shelf
 
     def _set_limit(self, shelf: _Shelf[Bucket, In, Out], limit: int) -> None:
-        self._full += (shelf.size >= limit) - (shelf.size >= shelf.limit)
+        self.full += (shelf.size >= limit) - (shelf.size >= shelf.limit)
         shelf.limit, shelf.successes = limit, 0
 
     def _oldest(self) -> float:
         heads = (queue[0][0] for shelf in self._shelves.values() for queue in (shelf.urgent, shelf.bulk) if queue)
         return min((head.submitted_at for head in heads), default=0.0)
 
-    def _leader(self, now: float, eager: bool) -> _Candidate[Bucket, In, Out] | None:
+    def _leader(self, now: float, window_s: float) -> _Candidate[Bucket, In, Out] | None:
         """Interactive before bulk. Bulk leads in spite of waiting interactive items
 
         - once it starves, for one batch of each `BULK_SHARE`;
@@ -185,12 +199,12 @@ class Backlog(Generic[Bucket, In, Out]):
 
         So an interactive item waits behind one batch that bulk leads, and one more for each 7 of its own lane.
         """
-        urgent = self._best(now, eager, urgent=True)
-        bulk = self._best(now, eager, urgent=False)
+        urgent = self._best(now, window_s, urgent=True)
+        bulk = self._best(now, window_s, urgent=False)
         if urgent is None or bulk is None:
             only = urgent or bulk
             return only if only is not None and only.rank < _EARLY else None
-        if self._urgent_led >= BULK_SHARE - 1 and now - bulk.head.submitted_at >= self._starved_s:
+        if self._urgent_led >= BULK_SHARE - 1 and now - bulk.head.submitted_at >= self.starved_s:
             return bulk
         if urgent.rank < _EARLY:
             return urgent
@@ -198,10 +212,9 @@ class Backlog(Generic[Bucket, In, Out]):
             return urgent if self._bulk_led > urgent.head.bulk_before else bulk
         return None
 
-    def _best(self, now: float, eager: bool, *, urgent: bool) -> _Candidate[Bucket, In, Out] | None:
+    def _best(self, now: float, window_s: float, *, urgent: bool) -> _Candidate[Bucket, In, Out] | None:
         """A lane's next shelf: starved ones first, then full ones, then those whose window has closed, oldest first."""
-        starved_s = self._starved_s or math.inf
-        window_s = 0.0 if eager else self._max_delay_s
+        starved_s = self.starved_s or math.inf
         best: tuple[int, int] | None = None
         chosen: _Shelf[Bucket, In, Out] | None = None
         for shelf in self._shelves.values():

@@ -7,7 +7,8 @@
 
 The window of a batch opens at its first item. It leaves when it is full, when its oldest item has waited `max_delay_s`,
 at once when nothing upstream can still join it, or when the device would stand idle meanwhile: no waiting when alone,
-full batches under load.
+full batches under load. While what comes after this stage has its hands full, an emptier batch gains its items nothing,
+and the window is longer.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from worker.records import BatchRecord
 log = structlog.get_logger(__name__)
 
 
+#: Full batches that wait in the next stage from which on it is busy for longer than a batch of this one takes.
+BATCHES_AHEAD = 3
+
 BatchObserver = Callable[[BatchRecord], None]
 Runner = Callable[[Bucket, list[In]], Sequence[Out]]
 
@@ -49,6 +53,8 @@ class Batcher(Generic[Bucket, In, Out]):
             count.
         upstream: How many things may still submit an item. Call `notify` when it falls. Called with the batcher's lock
             held: it must be quick, and `notify` must not be called with a lock held that it takes.
+        downstream: How many full batches wait in the stage that gets this one's answers; asked with True, of
+            interactive items alone: those wait for no others.
         prepare: For each runner, what its own thread does before it takes its first batch.
         slots: The items that the tensor for so many items of a bucket has room for, for the records.
         clock: Seconds that only grow. Deadlines are on this clock.
@@ -65,6 +71,7 @@ class Batcher(Generic[Bucket, In, Out]):
         capacity: int,
         device: Device | None = None,
         upstream: Callable[[], int] = lambda: 0,
+        downstream: Callable[[bool], int] = lambda urgent: 0,
         prepare: Sequence[Callable[[], None]] = (),
         slots: Callable[[Bucket, int], int] = lambda bucket, items: items,
         clock: Callable[[], float] = time.monotonic,
@@ -76,6 +83,8 @@ class Batcher(Generic[Bucket, In, Out]):
         self._runners = runners
         self._device = device
         self._upstream = upstream
+        self._downstream = downstream
+        self._max_delay_s = max_delay_s
         self._slots = slots
         self._clock = clock
         self._observer = observer
@@ -177,6 +186,10 @@ class Batcher(Generic[Bucket, In, Out]):
         """How many items wait for their batch."""
         return self._backlog.size
 
+    def full_batches(self, urgent: bool) -> int:
+        """How many buckets hold a full batch that waits; `urgent`: of interactive items alone."""
+        return self._backlog.full_batches(urgent=urgent)
+
     @property
     def runners_alive(self) -> int:
         """How many runner threads have not ended."""
@@ -273,25 +286,26 @@ class Batcher(Generic[Bucket, In, Out]):
             while not self._may_leave():
                 if self._refusal is not None:
                     return False
-                self._work.wait(self._backlog.due_s(self._clock()))
+                self._work.wait(self._backlog.due_s(self._clock(), self._window_s()))
             return True
 
     def _may_leave(self) -> bool:
-        return self.queued > 0 and self._backlog.may_leave(self._clock(), eager=self._eager())
+        return self.queued > 0 and self._backlog.may_leave(self._clock(), self._window_s())
 
-    def _eager(self) -> bool:
-        """Whether waiting cannot make a batch larger, or would leave the device idle."""
-        return (
-            (self._device is not None and self._device.has_room)
-            or self._refusal is not None
-            or self._backlog.size >= self._capacity
-            or self._upstream() <= 0
-        )
+    def _window_s(self) -> float:
+        """How long a batch that is not full waits for company: longer where its items would only wait again in the next
+        stage; not at all where waiting cannot make it larger, or would leave the device idle."""
+        if self._refusal is not None or self._backlog.size >= self._capacity:
+            return 0.0
+        if self._downstream(self._backlog.has_urgent) >= BATCHES_AHEAD:
+            return self._backlog.starved_s
+        idle = self._device is not None and self._device.has_room
+        return 0.0 if idle or self._upstream() <= 0 else self._max_delay_s
 
     def _take(self, number: int) -> Batch[Bucket, In, Out] | None:
         """The next batch that may leave, now the runner's. Called with the lock held."""
         now = self._clock()
-        batch = self._backlog.take(now, eager=self._eager())
+        batch = self._backlog.take(now, self._window_s())
         if batch is None:
             return None
         for group in {entry[0] for entry in batch.entries}:

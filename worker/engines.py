@@ -105,7 +105,11 @@ class PpOcr:
         device = Device(CARD_BATCHES if self.on_card else runners)
 
         def stage(
-            kind: Stage, shapes: Iterable[Shape], run: Run[In, Out], max_batch: Callable[[Bucket], int]
+            kind: Stage,
+            shapes: Iterable[Shape],
+            run: Run[In, Out],
+            max_batch: Callable[[Bucket], int],
+            downstream: Callable[[bool], int] = lambda urgent: 0,
         ) -> BatchedStage[In, Out]:
             predictors = [build_predictor(choice.model, kind, shapes, choice.execution) for _ in range(runners)]
             sizes: dict[Bucket, list[int]] = defaultdict(list)
@@ -116,20 +120,27 @@ class PpOcr:
                 run,
                 max_batch,
                 slots=lambda bucket, items: sum(portions(sizes[bucket], items)),
+                downstream=downstream,
                 device=device,
                 predictors=predictors,
                 settings=settings,
             )
 
         detector, turner, recogniser = self.detector, self.orientation, self.recogniser
-        self.detecting = stage(Stage.DETECTOR, detector.shapes, detector.run, detector.max_batch)
+        self.recognising = stage(Stage.RECOGNISER, recogniser.shapes, self._recognise, recogniser.max_batch)
+        self.detecting = stage(
+            Stage.DETECTOR,
+            detector.shapes,
+            detector.run,
+            detector.max_batch,
+            downstream=self.recognising.batcher.full_batches,
+        )
         #: Not every model comes with a classifier.
         self.turning = (
             stage(Stage.ORIENTATION, turner.shapes, turner.run, turner.max_batch)
             if choice.model.tells_orientation
             else None
         )
-        self.recognising = stage(Stage.RECOGNISER, recogniser.shapes, self._recognise, recogniser.max_batch)
 
     def _recognise(self, predictor: Predictor, bucket: Bucket, lines: list[LineInput]) -> list[LineText]:
         for kind, pixels in zip(("text", "padding", "empty"), self.recogniser.pixels(bucket, lines), strict=True):
@@ -146,6 +157,12 @@ class PpOcr:
             stage.batcher.start()
         if self.on_card and not kernels.missing():
             _check_memory()
+            for kind, bytes_now in (
+                ("free", lambda: kernels.memory()[0]),
+                ("used", lambda: kernels.arena()[0]),
+                ("held", lambda: kernels.arena()[1]),
+            ):
+                metrics.CARD_MEMORY.labels(kind).set_function(bytes_now)
 
     def stop(self) -> None:
         for stage in self.stages:

@@ -56,6 +56,14 @@ def memory() -> tuple[int, int]:
     return int(free), int(total)
 
 
+def arena() -> tuple[int, int]:
+    """Bytes of the card that this process's pages and batches use, and bytes that it holds for them."""
+    import cupy
+
+    pool = cupy.get_default_memory_pool()
+    return int(pool.used_bytes()), int(pool.total_bytes())
+
+
 def card_name() -> str:
     """The name of this process's card, such as `NVIDIA H100 80GB HBM3`."""
     import cupy

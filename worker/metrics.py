@@ -50,6 +50,11 @@ QUEUE_LENGTH = Gauge("ocrpool_worker_queue_length", "Items that wait for their b
 BUSY_SECONDS = Counter(
     "ocrpool_worker_busy_seconds", "Time in which at least one batch of the stage was in a predictor.", ["stage"]
 )
+CARD_MEMORY = Gauge(
+    "ocrpool_worker_card_memory_bytes",
+    "Memory of the card: free for every process; what this worker's pages and batches use; what is held for them.",
+    ["kind"],
+)
 LINE_PIXELS = Counter("ocrpool_worker_line_pixels", "Pixels of the recogniser's tensors.", ["kind"])
 UNITS_REFUSED = Counter(
     "ocrpool_worker_units_refused", "Messages that needed no work: held, done, final or gone.", ["reason"]

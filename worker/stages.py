@@ -38,6 +38,7 @@ class BatchedStage(Generic[In, Out]):
         max_batch: Callable[[Bucket], int],
         *,
         slots: Callable[[Bucket, int], int],
+        downstream: Callable[[bool], int],
         device: Device,
         predictors: Sequence[Predictor],
         settings: Settings,
@@ -54,6 +55,7 @@ class BatchedStage(Generic[In, Out]):
             capacity=in_flight(settings).pages * _LINES_PER_PAGE,
             device=device,
             upstream=lambda: self._coming,
+            downstream=downstream,
             # In the thread that will run it: what ONNX Runtime records on a card belongs to the thread.
             prepare=[predictor.warm_up for predictor in predictors],
             slots=slots,

@@ -184,6 +184,7 @@ def measure(
         page_ms={name: round(1000 * mean("stage_seconds", name), 1) for name in ("rasterise", "detect", "recognise")},
         padding=round(pixels["padding"] / max(1, pixels["text"] + pixels["padding"]), 4),
         empty=round(pixels["empty"] / max(1, sum(pixels.values())), 4),
+        card_memory_gb={kind: round(now.get(("card_memory_bytes", kind), 0) / 1e9, 2) for kind in ("used", "held")},
     )
 
 
@@ -290,8 +291,10 @@ def one_at_a_time(settings: Settings, pages: list[Page], ready: Any, go: Any, do
 
 def rapidocr(settings: Settings, pages: list[Page], ready: Any, go: Any, done: Any) -> None:
     """RapidOCR as its documentation has it, on a card where there is one, with its best convolution search there."""
+    import onnxruntime
     from rapidocr import RapidOCR
 
+    onnxruntime.set_default_logger_severity(3)  # it warns of every convolution
     on_card = bool(find_cards().cards)
     params: dict[str, object] = {"Global.log_level": "error"}
     if on_card:
@@ -378,6 +381,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=3, help="processes that hand in, for each card")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--ready-s", type=float, default=300)
+    parser.add_argument("--pool-only", action="store_true", help="nothing to compare with, whose models need memory")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     multiprocessing.set_start_method("spawn")
@@ -405,8 +409,12 @@ def run(options: argparse.Namespace, chosen: Settings, pages: list[Page], crews:
         cards = list(dict.fromkeys(plan.card for plan in plans))[: max(crew.cards for crew in crews)]
         plans = tuple(plan for plan in plans if plan.card in cards)
         rivals = [
-            Rival("one page at a time, batch 1, fixed shapes", one_at_a_time, own, pages),
-            Rival("predictors alone", ceiling, own, pages),
+            Rival(title, rival, own, pages)
+            for title, rival in (
+                ("one page at a time, batch 1, fixed shapes", one_at_a_time),
+                ("predictors alone", ceiling),
+            )
+            if not options.pool_only
         ]
         try:
             processes = start_pool(parts, plans, options.ready_s)
@@ -418,12 +426,14 @@ def run(options: argparse.Namespace, chosen: Settings, pages: list[Page], crews:
                 for crew in crews:
                     use(own, plans, nodes, crew)
                     figures[str(crew)] = [measure(producer, own, pages, crew, options) for _ in range(options.rounds)]
+                    print(memory_used(), flush=True)
         except BaseException:
             print_logs(parts, "error|warn|trouble|fail|Error")
             raise
-        print(memory_used())
         for rival in rivals:
             figures[rival.title] = rival.measure()
+        if options.pool_only:
+            return figures
         rapid = Rival("RapidOCR in a loop", rapidocr, own, pages)
         rapid.wait(120)
         figures[rapid.title] = rapid.measure()
@@ -464,7 +474,7 @@ def celery_names(producer: Producer, processes: Sequence[Process]) -> list[str]:
 
 
 def memory_used() -> str:
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv"]
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader"]
     try:
         return subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:

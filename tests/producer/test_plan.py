@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,16 @@ def test_cards_get_the_cores_near_them(
     assert shown(plan_workers(Settings(workers_per_card=per_card), CORES, cards)) == expected
 
 
+@pytest.mark.parametrize(
+    ("memory_gib", "cards", "each"),
+    # Memory decides, up to three; then the cores, of which there are eight.
+    [(16, 1, 1), (48, 1, 2), (80, 1, 2), (80, 2, 1), (141, 16, 1)],
+)
+def test_a_card_gets_as_many_workers_as_suit_its_memory_and_cores(memory_gib: int, cards: int, each: int) -> None:
+    found = [replace(card(number), memory_bytes=memory_gib << 30) for number in range(cards)]
+    assert len(plan_workers(Settings(), CORES, found)) == each * cards
+
+
 def test_a_number_of_workers_shares_the_cpu_and_hides_the_cards() -> None:
     plans = plan_workers(Settings(worker_metrics_port=9108), CORES, [card(0)], workers=3)
 
@@ -69,7 +80,7 @@ def test_a_number_of_workers_shares_the_cpu_and_hides_the_cards() -> None:
 
 def test_a_worker_is_told_its_card_and_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    (plan,) = plan_workers(Settings(), CORES, [card(7, LOW)])
+    (plan,) = plan_workers(Settings(workers_per_card=1), CORES, [card(7, LOW)])
     assert plan.environment() == {
         "CUDA_VISIBLE_DEVICES": "GPU-7",
         "OCRPOOL_PREDICTOR_THREADS": "8",

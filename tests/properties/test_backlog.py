@@ -52,12 +52,13 @@ class BacklogMachine(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(eager=st.booleans(), times=st.sampled_from((1, 1, 3, 12)))
-    def take(self, eager: bool, times: int) -> None:
+    @rule(windows=st.sampled_from((0, 1, STARVED_WINDOWS)), times=st.sampled_from((1, 1, 3, 12)))
+    def take(self, windows: int, times: int) -> None:
+        window_s = windows * WINDOW_S
         for _ in range(times):
-            may_leave, starving = self.may_leave(eager), self.bulk_starves()
-            assert self.backlog.may_leave(self.now, eager=eager) == may_leave
-            batch = self.backlog.take(self.now, eager=eager)
+            may_leave, starving = self.may_leave(window_s), self.bulk_starves()
+            assert self.backlog.may_leave(self.now, window_s) == may_leave
+            batch = self.backlog.take(self.now, window_s)
             assert (batch is not None) == may_leave
             if batch is not None:
                 self.check_shares(batch, starving)
@@ -88,11 +89,14 @@ class BacklogMachine(RuleBasedStateMachine):
         assert self.backlog.size == sum(map(len, self.queues.values()))
         ratios = [self.limits[bucket] / MAX_BATCH[bucket] for bucket in MAX_BATCH]
         assert self.backlog.ceiling_ratio == min(ratios)
+        full = [bucket for bucket, limit in self.limits.items() if self.waiting(bucket) >= limit]
+        assert self.backlog.full_batches(urgent=False) == len(full)
+        assert self.backlog.has_urgent == any(queue for (_, urgent), queue in self.queues.items() if urgent)
 
-    def may_leave(self, eager: bool) -> bool:
+    def may_leave(self, window_s: float) -> bool:
         heads = [queue[0].since for queue in self.queues.values() if queue]
         full = any(self.waiting(bucket) >= limit for bucket, limit in self.limits.items())
-        return bool(heads) and (eager or full or self.now - min(heads) >= WINDOW_S)
+        return bool(heads) and (full or self.now - min(heads) >= window_s)
 
     def waiting(self, bucket: str) -> int:
         return sum(len(self.queues[bucket, urgent]) for urgent in (True, False))
