@@ -56,6 +56,16 @@ _EXPIRED = ErrorDetail.of(DeadlineExceeded("The job's deadline passed before all
 _CANCELLED = ErrorDetail.of(Cancelled("The job was cancelled."))
 _POISON = ErrorDetail.of(PoisonDocument("The workers that took this page died, three in a row; it is not tried again."))
 
+#: The server's errors that pass, by their first word, and what each says.
+_TEMPORARY = {
+    "MISCONF": "cannot write to its disk",
+    "BUSY": "is busy with a script",
+    "LOADING": "is loading its data",
+    "MASTERDOWN": "is a replica that has lost its master",
+    "NOREPLICAS": "has too few replicas",
+    "TRYAGAIN": "is moving its keys",
+}
+
 
 class Refusal(StrEnum):
     """Why a claim or a write did not take place. None of them is an error: somebody else has seen to it."""
@@ -90,6 +100,11 @@ class Swept:
     publish: tuple[Unit, ...]
     blobs: tuple[str, ...]
     deaths: int
+    #: Whether there was as much as one sweep takes, so that the next one may be due at once.
+    more: bool = False
+
+    def __add__(self, later: Swept) -> Swept:
+        return Swept(self.publish + later.publish, self.blobs + later.blobs, self.deaths + later.deaths, later.more)
 
 
 Returned = TypeVar("Returned")
@@ -107,9 +122,10 @@ def reachable() -> Iterator[None]:
     except redis.exceptions.ReadOnlyError as error:
         raise Unavailable("The pool's Redis is a replica that takes no writes.") from error
     except redis.exceptions.ResponseError as error:
-        if not str(error).startswith("MISCONF"):
+        kind = str(error).partition(" ")[0]
+        if kind not in _TEMPORARY:
             raise
-        raise Unavailable("The pool's Redis cannot write to its disk.") from error
+        raise Unavailable(f"The pool's Redis {_TEMPORARY[kind]}.") from error
 
 
 class Ledger:
@@ -306,13 +322,26 @@ class Ledger:
             queue_prefix,
             _ms(self.settings.lease_s),
         )
-        return Swept(publish=tuple(_units(publish)), blobs=tuple(blob.decode() for blob in blobs), deaths=deaths)
+        return Swept(
+            publish=tuple(_units(publish)),
+            blobs=tuple(blob.decode() for blob in blobs),
+            deaths=deaths,
+            more=max(len(publish), len(blobs)) >= limit,
+        )
 
     def forget_blobs(self, blobs: Sequence[str]) -> None:
         """Say that the swept blobs are deleted."""
         if blobs:
             with reachable():
                 self.redis.zrem(f"{self.namespace}:garbage", *blobs)
+
+    def postpone_blobs(self, blobs: Sequence[str], delay_s: float) -> None:
+        """Say that the swept blobs could not be deleted: they are due again after the delay."""
+        if blobs:
+            with reachable():
+                seconds, _ = self.redis.time()
+                due = 1000 * seconds + _ms(delay_s)
+                self.redis.zadd(f"{self.namespace}:garbage", dict.fromkeys(blobs, due), xx=True)
 
     # The pool as a whole
 

@@ -11,6 +11,9 @@ from worker.periodic import Periodic
 
 log = structlog.get_logger(__name__)
 
+#: A blob that could not be deleted is tried again after this many seconds.
+UNDELETED_S = 3600
+
 
 class Sweeper(Periodic):
     """Runs in every worker; a lock in Redis lets one of them sweep in each interval."""
@@ -28,11 +31,26 @@ class Sweeper(Periodic):
             mine = self._ledger.redis.set(lock, "1", nx=True, px=round(self._interval_s * 900))
         if not mine:
             return None
-        swept = self._ledger.sweep(queue_prefix(self._ledger.settings))
-        self._publisher.publish(swept.publish)
-        for blob in swept.blobs:
-            self._blobs.delete(blob)
-        self._ledger.forget_blobs(swept.blobs)
+        swept = self._sweep_once()
+        while swept.more and not self._stopping.is_set():
+            swept += self._sweep_once()
         if swept.publish:
             log.info("sweeper.published_again", units=len(swept.publish), deaths=swept.deaths)
         return swept
+
+    def _sweep_once(self) -> Swept:
+        swept = self._ledger.sweep(queue_prefix(self._ledger.settings))
+        self._publisher.publish(swept.publish)
+        deleted = [blob for blob in swept.blobs if self._delete(blob)]
+        self._ledger.forget_blobs(deleted)
+        self._ledger.postpone_blobs([blob for blob in swept.blobs if blob not in deleted], UNDELETED_S)
+        return swept
+
+    def _delete(self, blob: str) -> bool:
+        """Whether it is gone; one that cannot be deleted keeps no other from it."""
+        try:
+            self._blobs.delete(blob)
+        except Exception as error:
+            log.warning("sweeper.blob_not_deleted", blob=blob, error=str(error))
+            return False
+        return True

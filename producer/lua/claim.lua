@@ -30,7 +30,7 @@ end
 forget(id, unit)
 if #todo == 0 and unit ~= 'prepare' then return { 'done' } end
 if lane == 'quarantine' then redis.call('SET', QUARANTINED, member, 'PX', ARGV[6]) end
-local fence = next_fence(id)
+local fence = next_fence(id, now)
 redis.call('HSET', spans_key(id), unit .. ':fence', fence, unit .. ':worker', ARGV[5])
 redis.call('ZADD', LEASES, now + ARGV[6], member)
 if v[1] == 'queued' then

@@ -33,8 +33,13 @@ local function publish_event(id)
   }))
 end
 
--- Fences count through the whole job: a unit of the same name may come back after a split, and its number must not.
-local function next_fence(id) return redis.call('HINCRBY', job_key(id), 'fences', 1) end
+-- Fences grow through the whole job: a unit of the same name may come back after a split, and its number must not. Nor
+-- after a crash of the server that took the last second along, so they keep up with the clock.
+local function next_fence(id, now)
+  local fence = math.max((tonumber(redis.call('HGET', job_key(id), 'fences')) or 0) + 1, now)
+  redis.call('HSET', job_key(id), 'fences', fence)
+  return fence
+end
 
 local function add_unit(id, unit, lane, deaths, now)
   redis.call('HSET', spans_key(id), unit .. ':lane', lane, unit .. ':deaths', deaths, unit .. ':fence', 0)

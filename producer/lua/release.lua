@@ -3,9 +3,10 @@
 local id, unit, now = ARGV[1], ARGV[2], now_ms()
 if redis.call('HGET', spans_key(id), unit .. ':fence') ~= ARGV[3] then return next_quarantined(now) end
 forget(id, unit)
+-- A renewal that comes after this must not bring the lease back.
+redis.call('HSET', spans_key(id), unit .. ':fence', next_fence(id, now))
 if ARGV[4] ~= '1' then return next_quarantined(now) end
 local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
-redis.call('HSET', spans_key(id), unit .. ':fence', next_fence(id))
 redis.call('ZADD', waiting_key(lane), now, id .. ' ' .. unit)
 if lane == 'quarantine' then return next_quarantined(now) end
 return { { id, unit, lane } }

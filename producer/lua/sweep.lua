@@ -3,7 +3,7 @@
 -- ARGV: most rows of each kind, unclaimed after (ms), TTL of a final job (s), error of an expired job (JSON),
 --       error of a poison page (JSON), queue prefix, lease (ms)
 -- Returns {{id, unit, lane}... to publish}, {blob... to delete}, deaths counted.
-local limit, now, ttl = tonumber(ARGV[1]), now_ms(), tonumber(ARGV[3])
+local limit, now, ttl, lease = tonumber(ARGV[1]), now_ms(), tonumber(ARGV[3]), tonumber(ARGV[7])
 local publish, deaths_counted = {}, 0
 
 local function due(key, before)
@@ -43,14 +43,32 @@ local function after_death(id, unit, lane, deaths)
   end
 end
 
--- After a time in which nobody swept, Redis was away or every worker was: live holders get one lease to renew in.
-local last = tonumber(redis.call('HGET', SWEEPS, 'last') or now)
-if now - last > tonumber(ARGV[7]) then redis.call('HSET', SWEEPS, 'patient_until', now + ARGV[7]) end
+-- A time that lies further ahead than anything is set was written before the server's clock stepped back.
+local function no_later_than(key, latest)
+  for _, member in ipairs(redis.call('ZRANGE', key, '(' .. latest, '+inf', 'BYSCORE', 'LIMIT', 0, limit)) do
+    redis.call('ZADD', key, latest, member)
+  end
+end
+local function read_time(key, field)
+  local time = tonumber(redis.call('HGET', key, field) or 0)
+  if time <= now + lease then return time end
+  redis.call('HDEL', key, field)
+  return 0
+end
+no_later_than(LEASES, now + lease)
+for _, lane in ipairs(LANES) do no_later_than(waiting_key(lane), now) end
+
+-- After a time in which nobody swept, Redis was away or every worker was: live holders get one lease to renew in, once.
+local last, patient_until = read_time(SWEEPS, 'last'), read_time(SWEEPS, 'patient_until')
+if last > patient_until and now - last > lease then
+  patient_until = now + lease
+  redis.call('HSET', SWEEPS, 'patient_until', patient_until)
+end
 redis.call('HSET', SWEEPS, 'last', now)
-if now >= tonumber(redis.call('HGET', SWEEPS, 'patient_until') or 0) then
+if now >= patient_until then
   for _, member in ipairs(due(LEASES, now)) do
     local id, unit = string.match(member, '^(%S+) (.+)$')
-    local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
+    local lane = id and redis.call('HGET', spans_key(id), unit .. ':lane')
     if not lane then
       redis.call('ZREM', LEASES, member)
     else
@@ -64,11 +82,11 @@ end
 -- A queue hands out what came first. So a unit that still waits is lost if its queue is empty, or if the queue has
 -- come to units that were published much later.
 for _, lane in ipairs(LANES) do
-  local before = tonumber(redis.call('HGET', FRONTIER, lane) or 0)
+  local before = math.min(read_time(FRONTIER, lane), now)
   if redis.call('LLEN', ARGV[6] .. lane) == 0 then before = now end
   for _, member in ipairs(due(waiting_key(lane), before - ARGV[2])) do
     local id, unit = string.match(member, '^(%S+) (.+)$')
-    if redis.call('HEXISTS', spans_key(id), unit .. ':lane') == 0 then
+    if not id or redis.call('HEXISTS', spans_key(id), unit .. ':lane') == 0 then
       redis.call('ZREM', waiting_key(lane), member)
     elseif lane ~= 'quarantine' then
       again(id, unit, lane)

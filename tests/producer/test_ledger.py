@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -203,6 +204,78 @@ def test_a_slow_holder_that_renews_again_has_not_died(ledger: Ledger) -> None:
         assert ledger.renew([claim]) == [True]
     ledger.finish_page(claim, page_read(1))
     assert ledger.status(job.id).state is JobState.SUCCEEDED
+
+
+def test_the_dead_are_found_by_sweeps_that_are_further_apart_than_a_lease(ledger: Ledger) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=1)
+    claimed(ledger, job, "1+1")
+    lapse(ledger)
+    deaths = 0
+    for _ in range(3):
+        deaths += ledger.sweep("q.").deaths
+        sweeps = f"{ledger.namespace}:sweeps"
+        for field in ledger.redis.hkeys(sweeps):  # as if the next one came two leases later
+            ledger.redis.hincrby(sweeps, field, -round(2000 * ledger.settings.lease_s))
+    assert deaths == 1
+
+
+def test_what_was_written_before_the_clock_stepped_back_is_found(ledger: Ledger) -> None:
+    # Given a held unit, a waiting one and a frontier, all of an hour that is yet to come
+    held, waits = make_job(), make_job()
+    for job in (held, waits):
+        ledger.accept(job, pages_total=1)
+    claimed(ledger, held, "1+1")
+    hour_ms = 3_600_000
+    ledger.redis.zincrby(f"{ledger.namespace}:leases", hour_ms, f"{held.id} 1+1")
+    ledger.redis.zincrby(f"{ledger.namespace}:waiting:interactive", hour_ms, f"{waits.id} 1+1")
+    ledger.redis.hincrby(f"{ledger.namespace}:frontier", "interactive", hour_ms)
+
+    # Then a sweep brings all of them back to now: nothing is republished out of time, and the lease ends in time
+    ledger.redis.lpush("q.interactive", "a message")
+    assert ledger.sweep("q.").publish == ()
+    lapse(ledger)
+    assert ledger.sweep("q.").deaths == 1
+    ledger.redis.delete("q.interactive")
+
+
+def test_members_that_no_script_wrote_leave_the_sweep_in_peace(ledger: Ledger) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=1)
+    claimed(ledger, job, "1+1")
+    lapse(ledger)
+    for key in ("leases", "waiting:interactive", "waiting:bulk"):
+        ledger.redis.zadd(f"{ledger.namespace}:{key}", {"junk": 1, "": 1, "a b c": 2})
+    swept = ledger.sweep("q.")
+    assert (swept.deaths, swept.publish) == (1, ((job.id, "1+1", "interactive"),))
+
+
+def test_a_renewal_that_comes_after_the_release_brings_no_lease_back(ledger: Ledger) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=2)
+    claim = claimed(ledger, job, "1+2")
+    ledger.finish_page(claim, page_read(1))
+    ledger.release(claim, again=False)
+    assert ledger.renew([claim]) == [False]
+    assert ledger.backlog()["leased"] == 0
+
+
+def test_no_fence_is_given_twice_though_the_server_forgets_its_last_second(ledger: Ledger) -> None:
+    # Given a claim that a crash of the server takes along
+    job = make_job()
+    ledger.accept(job, pages_total=1)
+    before = {key: ledger.redis.dump(key) for key in ledger.redis.scan_iter(f"{ledger.namespace}:*")}
+    lost = claimed(ledger, job, "1+1", "gpu0")
+    for key in ledger.redis.scan_iter(f"{ledger.namespace}:*"):
+        ledger.redis.delete(key)
+    for key, value in before.items():
+        ledger.redis.restore(key, 60_000, value or b"")
+
+    # Then the next claim's fence is another one
+    time.sleep(0.002)  # the clock of fences counts milliseconds
+    claim = claimed(ledger, job, "1+1", "gpu1")
+    assert claim.fence > lost.fence
+    assert ledger.finish_page(lost, page_read(1)) is Refusal.FENCED
 
 
 def test_after_an_outage_live_holders_have_time_to_renew(ledger: Ledger) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from producer.blobs import MemoryStore
 from producer.errors import Unavailable
 from producer.ledger import Ledger
@@ -60,6 +62,34 @@ def test_one_sweeper_of_many_publishes_what_a_dead_worker_held_and_deletes_blobs
     assert ledger.redis.zscore(f"{settings.namespace}:garbage", over.blob) is None
     assert blobs.get(held.blob) == b"document"
     ledger.redis.delete(f"{settings.namespace}.interactive")
+    publisher.close()
+
+
+def test_a_sweep_takes_all_blobs_that_are_due_and_no_blob_keeps_another_from_it(
+    ledger: Ledger, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given more blobs than one sweep takes, the first of which cannot be deleted
+    publisher, blobs = Publisher(settings), MemoryStore()
+    garbage = f"{settings.namespace}:garbage"
+    names = [f"job_{number:032x}" for number in range(450)]
+    for name in names:
+        blobs.put(name, b"document")
+    ledger.redis.zadd(garbage, {name: 1 + number for number, name in enumerate(names)})
+    delete = blobs.delete
+
+    def refuse_the_first(key: str) -> None:
+        if key == names[0]:
+            raise PermissionError(key)
+        delete(key)
+
+    monkeypatch.setattr(blobs, "delete", refuse_the_first)
+    Sweeper(ledger, publisher, blobs, interval_s=3600).sweep()
+
+    # Then the others are gone, and it is due again later
+    assert [name for name in names if name in blobs._blobs] == [names[0]]
+    assert ledger.redis.zrange(garbage, 0, -1) == [names[0].encode()]
+    assert ledger.sweep("q.").blobs == ()
+    ledger.redis.delete(garbage)
     publisher.close()
 
 
