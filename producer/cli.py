@@ -16,6 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 from pydantic import ValidationError
 
+from producer import dead_commands
 from producer.embedded import Embedded, answers, pool_of_its_own
 from producer.errors import DocumentError, InvalidRequest, OcrpoolError, Unavailable
 from producer.job import JobResult, JobStatus, Lane, ReadOptions
@@ -49,6 +50,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(dead_commands.commands, rich_help_panel="Jobs")
 
 Files = Annotated[
     list[Path], typer.Argument(help="PDFs and images (PNG, JPEG, TIFF, WebP, BMP, GIF).", show_default=False)

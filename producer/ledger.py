@@ -15,6 +15,7 @@ Keys, below the namespace:
     garbage      zset    blobs by the time they go                       the sweeper removes members with their blobs
     frontier     hash    how far each lane's queue has come              kept for ever, of fixed size
     sweeps       hash    when the sweeper looked last                    kept for ever, of fixed size
+    dead         hash    dead letters by number                          kept until dropped, the last 1,000
     totals       hash    counters since the namespace began              kept for ever, of fixed size
 
 A unit is what one message asks for: a span of pages (`1+8`) or `prepare` (count the pages). Each change is one Lua
@@ -257,6 +258,22 @@ class Ledger:
         )
         return status, pages
 
+    def job(self, job_id: str) -> Job:
+        """The job's record.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        with reachable():
+            record = cast("bytes | None", self.redis.hget(f"{self.namespace}:job:{job_id}", "record"))
+        if record is None:
+            raise NotFound(f"There is no job {job_id}, or it is gone.")
+        return Job.model_validate_json(record)
+
+    def bury(self, letter: Mapping[str, str]) -> None:
+        """Keep a dead letter; see `producer.dead`."""
+        self._run("bury", json.dumps(dict(letter)))
+
     # Units of work
 
     def claim(self, job_id: str, unit: str, worker: str) -> Claim | Refusal:
@@ -346,7 +363,8 @@ class Ledger:
     # The pool as a whole
 
     def totals(self) -> dict[str, int]:
-        """Counters since the namespace began: `jobs_<state>`, `jobs_accepted`, `pages_succeeded`, `pages_failed`."""
+        """Counters since the namespace began: `jobs_<state>`, `jobs_accepted`, `pages_succeeded`, `pages_failed`,
+        `dead_letters`."""
         with reachable():
             found = cast(dict[bytes, bytes], self.redis.hgetall(f"{self.namespace}:totals"))
         return {name.decode(): int(count) for name, count in found.items()}

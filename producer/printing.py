@@ -92,13 +92,14 @@ def print_plan(plan: PoolPlan, console: Console) -> None:
         )
         for worker in plan.workers
     ]
-    for line in _aligned([heading, *rows]):
+    for line in aligned([heading, *rows]):
         console.print(line, markup=False)
     if plan.reason:
         console.print(f"No card is used: {plan.reason}.", markup=False)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines whose columns stand below each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 

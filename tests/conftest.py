@@ -45,6 +45,7 @@ OWNED = {
     "garbage",
     "frontier",
     "sweeps",
+    "dead",
     "totals",
     *(f"waiting:{lane}" for lane in Lane),
 }

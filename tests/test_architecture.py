@@ -22,9 +22,9 @@ LAYERS = [
     {"job", "settings", "cpus", "backoff"},
     {"media", "blobs", "ledger", "queue", "logs", "processes", "cards"},
     {"following", "plan"},
-    {"producer", "workers"},
+    {"producer", "workers", "dead"},
     {"embedded", "progress", "printing"},
-    {"gateway", "cli"},
+    {"gateway", "cli", "dead_commands"},
 ]
 #: Runtimes that are heavy or not everywhere: each is imported in one module, inside a function.
 HEAVY = {

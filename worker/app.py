@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery, Task, signals
@@ -12,7 +11,13 @@ from producer.queue import PREPARE_TASK, READ_SPAN_TASK
 from producer.settings import Settings
 from worker import channel
 
-channel.install()
+
+def _refuse(message: bytes, queue: str, reason: str) -> None:
+    if _station is not None:
+        _station.refuse(message, queue, reason)
+
+
+channel.install(_refuse)
 app = Celery("ocrpool")
 app.config_from_object("celeryconfig")
 
@@ -32,17 +37,24 @@ class GuardedTask(Task):  # type: ignore[misc]  # Celery's classes are untyped
 
 
 @app.task(name=PREPARE_TASK, base=GuardedTask)  # type: ignore[untyped-decorator]
-def prepare(message: Mapping[str, Any]) -> None:
+def prepare(message: object = None, *_: object, **__: object) -> None:
     from worker import tasks
 
     tasks.prepare(_station, message)
 
 
 @app.task(name=READ_SPAN_TASK, base=GuardedTask)  # type: ignore[untyped-decorator]
-def read_span(message: Mapping[str, Any]) -> None:
+def read_span(message: object = None, *_: object, **__: object) -> None:
     from worker import tasks
 
     tasks.read_span(_station, message)
+
+
+@signals.task_rejected.connect  # type: ignore[untyped-decorator]
+@signals.task_unknown.connect  # type: ignore[untyped-decorator]
+def _refused_by_celery(message: Any, exc: BaseException | None, **_: Any) -> None:
+    body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
+    _refuse(body, str(message.delivery_info.get("routing_key")), f"{type(exc).__name__}: {exc}" if exc else "no task")
 
 
 # The threads pool never sends worker_process_init, and tasks still run during worker_shutting_down.

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from queue import Empty
 from typing import Any
 
 from kombu.transport import redis
+from kombu.utils.encoding import bytes_to_str
+
+#: Gets a message that is not of this pool's contract, its queue, and what is wrong with it.
+Refuse = Callable[[bytes, str, str], None]
 
 
 class HintChannel(redis.Channel):
@@ -16,6 +23,48 @@ class HintChannel(redis.Channel):
     """
 
     do_restore = False
+    refuse: Refuse
+
+    def _brpop_read(self, **options: Any) -> bool:
+        """As kombu has it, except that bytes of a stranger do not end the worker."""
+        try:
+            try:
+                found = self.client.parse_response(self.client.connection, "BRPOP", **options)
+            except self.connection_errors:
+                self.client.connection.disconnect()
+                raise
+            if not found:
+                raise Empty
+            queue, message = bytes_to_str(found[0]).rsplit(self.sep, 1)[0], found[1]
+            self._queue_cycle.rotate(queue)
+            self._deliver_or_refuse(message, queue)
+            return True
+        finally:
+            self._in_poll: Any = None
+            self._flush_brpop_reauth()  # type: ignore[no-untyped-call]
+
+    def _deliver_or_refuse(self, raw: bytes, queue: str) -> None:
+        message: Any = None
+        try:
+            message = json.loads(raw)
+            if message["headers"].get("eta"):
+                raise ValueError("it asks to be kept for later")
+            self.connection._deliver(message, queue)
+        except Exception as error:
+            # kombu counts KeyErrors as errors of the connection, and would connect anew.
+            if isinstance(error, self.connection_errors) and not isinstance(error, KeyError):
+                raise
+            self._let_go(message)
+            type(self).refuse(raw, queue, f"{type(error).__name__}: {error}")
+
+    def _let_go(self, message: Any) -> None:
+        """Free the place that the message may have taken among those in flight."""
+        try:
+            tag = message["properties"]["delivery_tag"]
+        except (KeyError, TypeError):
+            return
+        if tag in self.qos._delivered:
+            self.basic_ack(tag)
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         if not self.closed:
@@ -26,7 +75,8 @@ class HintChannel(redis.Channel):
             super().basic_reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
 
 
-def install() -> None:
+def install(refuse: Refuse) -> None:
     """Let every Redis connection of this process open such channels."""
+    HintChannel.refuse = staticmethod(refuse)
     transport: Any = redis.Transport
     transport.Channel = HintChannel

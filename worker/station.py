@@ -10,11 +10,12 @@ import structlog
 from producer.blobs import BlobStore, FolderStore
 from producer.cards import cards_for, in_flight
 from producer.cpus import as_ranges
+from producer.dead import bury_message
 from producer.errors import Unavailable
 from producer.ledger import Ledger
 from producer.queue import Publisher
 from producer.settings import Settings
-from worker import jpegs
+from worker import jpegs, metrics
 from worker.engines import Engine, PpOcr
 from worker.health import HealthServer
 from worker.leases import LeaseKeeper
@@ -23,6 +24,9 @@ from worker.sweeper import Sweeper
 from worker.turns import Turns
 
 log = structlog.get_logger(__name__)
+
+#: Characters of the reason why a message was refused: a stranger may have written them.
+MOST_REASON = 500
 
 
 class Station:
@@ -82,6 +86,16 @@ class Station:
         self._ready = True
         self._announce()
         log.info("worker.ready", name=self.name, metrics=f"http://{self.health.address}/metrics")
+
+    def refuse(self, message: bytes, queue: str, reason: str) -> None:
+        """Count a message that is not of this pool's contract, and keep it as a dead letter."""
+        metrics.MESSAGES_REFUSED.inc()
+        reason = reason.encode("unicode_escape").decode()[:MOST_REASON]
+        log.error("message.refused", queue=queue, reason=reason, size_bytes=len(message))
+        try:
+            bury_message(self.ledger, message, queue, reason)
+        except Unavailable as error:
+            log.warning("message.not_kept", error=str(error))
 
     def draining(self) -> None:
         """Say in the ledger that it takes no more."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 from pydantic import ValidationError
@@ -41,9 +41,9 @@ Returned = TypeVar("Returned")
 _RETRY_PAUSES_S = (0.1, 0.3, 1.0, 3.0, 5.0)
 
 
-def prepare(station: Station, body: Mapping[str, Any]) -> None:
+def prepare(station: Station, body: object) -> None:
     """Count the document's pages and publish its spans, or fail the job with the reason."""
-    message = _parse(PrepareMessage, body)
+    message = _parse(station, PrepareMessage, body)
     claim = _claim(station, message.job_id, PREPARE) if message else None
     if claim is None:
         return
@@ -65,9 +65,9 @@ def _fail(station: Station, claim: Claim, error: OcrpoolError) -> list[Unit]:
     return []
 
 
-def read_span(station: Station, body: Mapping[str, Any]) -> None:
+def read_span(station: Station, body: object) -> None:
     """Read the span's pages that have no outcome yet, side by side, and write each outcome as it comes."""
-    message = _parse(SpanMessage, body)
+    message = _parse(station, SpanMessage, body)
     claim = _claim(station, message.job_id, str(message.span)) if message else None
     if claim is None:
         return
@@ -158,13 +158,12 @@ def _failure(page: int, error: OcrpoolError) -> PageFailure:
     return PageFailure(page=page, error=ErrorDetail.of(error))
 
 
-def _parse(kind: type[Message], body: object) -> Message | None:
-    """The message, or None for one that is not of this contract: it is counted and dropped, and the worker lives."""
+def _parse(station: Station, kind: type[Message], body: object) -> Message | None:
+    """The message, or None for one that is not of this contract, which becomes a dead letter."""
     try:
         return kind.model_validate(body)
     except ValidationError as error:
-        metrics.MESSAGES_REFUSED.inc()
-        log.error("message.refused", kind=kind.__name__, error=str(error))
+        station.refuse(repr(body).encode(), "", str(error))
         return None
 
 

@@ -5,6 +5,7 @@
 local ns = KEYS[1]
 local LEASES, ACTIVE, RUNNING = ns .. ':leases', ns .. ':active', ns .. ':running'
 local TOTALS, GARBAGE, EVENTS = ns .. ':totals', ns .. ':garbage', ns .. ':events'
+local DEAD = ns .. ':dead'
 local FRONTIER, SWEEPS = ns .. ':frontier', ns .. ':sweeps'
 local FINAL = { succeeded = true, partial = true, failed = true, cancelled = true, expired = true }
 
@@ -39,6 +40,19 @@ local function next_fence(id, now)
   local fence = math.max((tonumber(redis.call('HGET', job_key(id), 'fences')) or 0) + 1, now)
   redis.call('HSET', job_key(id), 'fences', fence)
   return fence
+end
+
+-- Keeps what the pool has given up: the last 1,000, numbered through.
+local function bury(letter, now)
+  local number = redis.call('HINCRBY', TOTALS, 'dead_letters', 1)
+  letter.id, letter.at_ms = string.format('%d', number), now
+  redis.call('HSET', DEAD, letter.id, cjson.encode(letter))
+  redis.call('HDEL', DEAD, string.format('%d', number - 1000))
+end
+
+local function bury_unit(id, unit, error, now)
+  local record = cjson.decode(redis.call('HGET', job_key(id), 'record'))
+  bury({ kind = 'page', job_id = id, unit = unit, name = record.name, code = error.code, reason = error.message }, now)
 end
 
 local function add_unit(id, unit, lane, deaths, now)

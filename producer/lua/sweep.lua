@@ -29,10 +29,12 @@ local function after_death(id, unit, lane, deaths)
   if deaths < 2 then return again(id, unit, lane) end
   if not first then
     if deaths < 3 then return again(id, unit, lane) end
+    bury_unit(id, unit, cjson.decode(ARGV[5]), now)
     return finalise(id, 'failed', ARGV[5], ttl, now)
   end
   remove_unit(id, unit)
   if deaths >= 3 and tonumber(count) == 1 then
+    bury_unit(id, unit, cjson.decode(ARGV[5]), now)
     local outcome = cjson.encode({ kind = 'failure', page = tonumber(first), error = cjson.decode(ARGV[5]) })
     return record_page(id, first, outcome, ARGV[5], ttl, now)
   end

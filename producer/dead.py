@@ -1,0 +1,99 @@
+"""Dead letters: what the pool has given up, kept with its reason until somebody looks at it.
+
+Two kinds: pages that took three workers along (`poison_document`), and messages that are not of this pool's contract.
+The ledger keeps the last `KEPT` of them; the document of a page is kept as long as its job's result.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Literal, cast
+
+from pydantic import BaseModel, ConfigDict
+
+from producer.errors import InvalidRequest, NotFound
+from producer.job import Job
+from producer.ledger import Ledger, reachable
+from producer.producer import JobHandle, Producer
+
+#: Dead letters that are kept; the oldest give way.
+KEPT = 1000
+#: Of a message so many bytes are kept.
+MESSAGE_BYTES = 4096
+
+
+class DeadLetter(BaseModel):
+    """What was given up, when and why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    kind: Literal["page", "message"]
+    #: Milliseconds since 1970, by the server's clock.
+    at_ms: int
+    #: The error's code, and one sentence.
+    code: str
+    reason: str
+    #: Of a page: its job, its unit there, and the name that the producer gave the document.
+    job_id: str = ""
+    unit: str = ""
+    name: str = ""
+    #: Of a message: its queue and its first bytes, in Base64.
+    queue: str = ""
+    body: str = ""
+
+    @property
+    def content(self) -> str:
+        """A message's bytes as text, with what is not printable escaped."""
+        return base64.b64decode(self.body).decode("utf-8", "backslashreplace").encode("unicode_escape").decode()
+
+
+class DeadLetters:
+    """The dead letters of one pool."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._key = f"{ledger.namespace}:dead"
+
+    def all(self) -> list[DeadLetter]:
+        """The newest first."""
+        with reachable():
+            found = cast(dict[bytes, bytes], self._ledger.redis.hgetall(self._key))
+        letters = [DeadLetter.model_validate_json(letter) for letter in found.values()]
+        return sorted(letters, key=lambda letter: -int(letter.id))
+
+    def get(self, letter_id: str) -> DeadLetter:
+        """Raises `NotFound`."""
+        with reachable():
+            found = cast("bytes | None", self._ledger.redis.hget(self._key, letter_id))
+        if found is None:
+            raise NotFound(f"There is no dead letter {letter_id}; `ocrpool dead list` shows those there are.")
+        return DeadLetter.model_validate_json(found)
+
+    def drop(self, letter_id: str) -> None:
+        """Forget it. Raises `NotFound`."""
+        with reachable():
+            dropped = self._ledger.redis.hdel(self._key, letter_id)
+        if not dropped:
+            raise NotFound(f"There is no dead letter {letter_id}; `ocrpool dead list` shows those there are.")
+
+    def replay(self, letter_id: str, producer: Producer) -> JobHandle:
+        """Hand the page's document in again, whole and as a new job, and forget the letter.
+
+        Raises:
+            NotFound: there is no such letter, or its document is gone.
+            InvalidRequest: it is a message, which would be refused again.
+        """
+        letter = self.get(letter_id)
+        if letter.kind == "message":
+            raise InvalidRequest(f"Dead letter {letter_id} is a message that would be refused again; drop it instead.")
+        job: Job = self._ledger.job(letter.job_id)
+        handle = producer.submit(producer.blobs.get(job.blob), name=job.name, options=job.options)
+        self.drop(letter_id)
+        return handle
+
+
+def bury_message(ledger: Ledger, message: bytes, queue: str, reason: str) -> None:
+    """Keep a message that is not of this pool's contract."""
+    body = base64.b64encode(message[:MESSAGE_BYTES]).decode()
+    ledger.bury({"kind": "message", "code": "message_refused", "reason": reason, "queue": queue, "body": body})

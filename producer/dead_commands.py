@@ -1,0 +1,97 @@
+"""`ocrpool dead`: look at what the pool has given up, hand it in again or forget it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from producer.dead import DeadLetter, DeadLetters
+from producer.errors import InvalidRequest
+from producer.printing import Format, aligned, count, err, out
+from producer.producer import Producer
+from producer.settings import Settings
+
+commands = typer.Typer(
+    name="dead",
+    help="What the pool has given up: pages that took three workers along, and messages that were not its own.",
+    no_args_is_help=True,
+)
+Id = Annotated[str, typer.Argument(help="The number that `ocrpool dead list` shows.", show_default=False)]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="text, or json: one object a line.")]
+
+
+@contextmanager
+def _letters() -> Iterator[tuple[DeadLetters, Producer]]:
+    with Producer(Settings()) as producer:
+        producer.ledger.ping()
+        yield DeadLetters(producer.ledger), producer
+
+
+@commands.command("list")
+def list_all(format: FormatOption = Format.TEXT) -> None:
+    """Show them, the newest first."""
+    with _letters() as (letters, _):
+        found = letters.all()
+    if format is Format.JSON:
+        for letter in found:
+            typer.echo(letter.model_dump_json())
+        return
+    if not found:
+        err.print("There are no dead letters.")
+        return
+    rows = [
+        (letter.id, _when(letter), _what(letter), f"{letter.code}: {letter.reason.splitlines()[0]}") for letter in found
+    ]
+    for line in aligned([("", "when", "what", "why"), *rows]):
+        out.print(line, markup=False)
+
+
+@commands.command()
+def show(letter: Id, format: FormatOption = Format.TEXT) -> None:
+    """Show one in full."""
+    with _letters() as (letters, _):
+        found = letters.get(letter)
+    if format is Format.JSON:
+        typer.echo(found.model_dump_json())
+        return
+    out.print(f"{_what(found)}, {_when(found)}\n{found.code}: {found.reason}", markup=False)
+    if found.kind == "message":
+        out.print(found.content, markup=False)
+
+
+@commands.command()
+def replay(letter: Id) -> None:
+    """Hand the page's document in again as a new job, print the job's id, and forget the letter."""
+    with _letters() as (letters, producer):
+        out.print(letters.replay(letter, producer).id)
+
+
+@commands.command()
+def drop(
+    letters: Annotated[list[str] | None, typer.Argument(help="Numbers of dead letters.", show_default=False)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every dead letter.")] = False,
+) -> None:
+    """Forget dead letters."""
+    if bool(letters) == everything:
+        raise InvalidRequest("Say which dead letters to drop, or --all.")
+    with _letters() as (there, _):
+        chosen = letters or [letter.id for letter in there.all()]
+        for letter in chosen:
+            there.drop(letter)
+    err.print(f"dropped {count(len(chosen), 'dead letter')}")
+
+
+def _when(letter: DeadLetter) -> str:
+    return datetime.fromtimestamp(letter.at_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _what(letter: DeadLetter) -> str:
+    if letter.kind == "message":
+        return f"a message of {letter.queue or 'a queue'}"
+    page = letter.unit.partition("+")[0]
+    part = f"page {page}" if page.isdigit() else "the pages' number"
+    return f"{part} of {letter.name or 'a document'} ({letter.job_id})"

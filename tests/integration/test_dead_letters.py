@@ -1,0 +1,147 @@
+"""What is not this pool's own, and what the pool has given up: the worker lives, and a person can see why."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from producer import JobState, Producer
+from producer.cli import app
+from producer.dead import KEPT, DeadLetters, bury_message
+from producer.embedded import Embedded
+from producer.errors import NotFound
+from producer.ledger import Claim
+from producer.processes import Process
+from producer.settings import Settings, as_environment
+from tests.documents import png, tiff
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    soon = {"lease_s": 3.0, "lease_renew_s": 0.5, "sweep_interval_s": 0.2, "unclaimed_after_s": 1.0}
+    return settings.model_copy(update={**soon, "predictor": "fake"})
+
+
+@pytest.fixture
+def worker(settings: Settings) -> Iterator[Process]:
+    with Embedded(settings) as parts:
+        (worker,) = parts.start_workers(1)
+        yield worker
+
+
+def envelope(body: Any, **headers: Any) -> str:
+    """A message as Celery sends it."""
+    return json.dumps(
+        {
+            "body": base64.b64encode(json.dumps(body).encode()).decode(),
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": {"task": "ocrpool.read_span", "id": "1", "lang": "py", **headers},
+            "properties": {
+                "delivery_tag": str(id(body)),
+                "body_encoding": "base64",
+                "delivery_info": {},
+                "priority": 0,
+            },
+        }
+    )
+
+
+PICKLE = json.dumps(
+    {
+        "body": "gASVAAAA",
+        "content-encoding": "binary",
+        "content-type": "application/x-python-serialize",
+        "headers": {"task": "ocrpool.read_span", "id": "1"},
+        "properties": {"delivery_tag": "pickle", "body_encoding": "base64", "delivery_info": {}},
+    }
+)
+SPAN = {"version": 1, "job_id": f"job_{'0' * 32}", "span": {"first": 1, "count": 1}}
+FOREIGN: dict[str, str | bytes] = {
+    "words": "garbage",
+    "no text": b"\xff\xfe\x00",
+    "a list": "[]",
+    "a number": "1",
+    "an empty object": "{}",
+    "deep": "[" * 100_000,
+    "no headers": json.dumps({"body": "aGk=", "properties": {"delivery_tag": "a", "delivery_info": {}}}),
+    "pickle": PICKLE,
+    "a body that is a number": envelope(5),
+    "a body of another task": envelope([[], {}, {}], task="nobody.knows"),
+    "no message": envelope([[], {}, {}]),
+    "a message of another version": envelope([[], {"message": {**SPAN, "version": 9}}, {}]),
+    "a message without a job": envelope([[], {"message": {"version": 1}}, {}]),
+    "for later": envelope([[], {"message": SPAN}, {}], eta="2099-01-01T00:00:00"),
+}
+
+
+def test_messages_of_strangers_become_dead_letters_and_the_worker_reads_on(
+    worker: Process, idle_pool: Producer, settings: Settings
+) -> None:
+    # Given messages that are not this pool's, more of them than the worker takes at a time
+    letters = DeadLetters(idle_pool.ledger)
+    rounds = 3
+    for message in [*FOREIGN.values()] * rounds:
+        idle_pool.ledger.redis.lpush(f"{settings.namespace}.interactive", message)
+
+    # Then a job behind them is read by the same worker
+    assert idle_pool.submit(png("hello")).wait(timeout_s=60).state is JobState.SUCCEEDED
+    assert worker.popen.poll() is None
+
+    # And each is kept, with its reason
+    kept = letters.all()
+    assert len(kept) == len(FOREIGN) * rounds
+    assert all(letter.kind == "message" and letter.reason for letter in kept)
+    assert "garbage" in {letter.content for letter in kept}
+    assert idle_pool.ledger.totals()["dead_letters"] == len(kept)
+
+
+def test_a_page_that_took_three_workers_along_can_be_seen_and_replayed(
+    idle_pool: Producer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a page that three workers died with
+    job = idle_pool.submit(tiff(["only page"]), name="deadly.tiff")
+    ledger = idle_pool.ledger
+    claim = ledger.claim(job.id, "prepare", "gpu0")
+    assert isinstance(claim, Claim)
+    ledger.plan(claim, 1)
+    for _ in range(3):
+        claim = ledger.claim(job.id, "1+1", "gpu0")
+        assert isinstance(claim, Claim)
+        ledger.redis.zadd(f"{settings.namespace}:leases", {f"{job.id} 1+1": 1})
+        ledger.sweep("q.")
+    assert job.status().state is JobState.FAILED
+
+    # Then it is listed with its reason
+    for name, value in as_environment(settings).items():
+        monkeypatch.setenv(name, value)
+    (letter,) = DeadLetters(ledger).all()
+    run = CliRunner()
+    listed = run.invoke(app, ["dead", "list"])
+    assert "page 1 of deadly.tiff" in listed.stdout
+    assert "poison_document" in listed.stdout
+    assert job.id in run.invoke(app, ["dead", "show", letter.id, "--format", "json"]).stdout
+
+    # And handed in again as a new job, once
+    again = run.invoke(app, ["dead", "replay", letter.id])
+    replayed = idle_pool.job(again.stdout.strip())
+    assert replayed.id != job.id
+    assert (replayed.status().state, replayed.status().name) == (JobState.QUEUED, "deadly.tiff")
+    with pytest.raises(NotFound):
+        DeadLetters(ledger).get(letter.id)
+
+
+def test_dead_letters_are_dropped_by_hand_and_the_oldest_by_themselves(idle_pool: Producer) -> None:
+    letters = DeadLetters(idle_pool.ledger)
+    for number in range(KEPT + 5):
+        bury_message(idle_pool.ledger, f"message {number}".encode(), "queue", "a reason")
+    there = letters.all()
+    assert len(there) == KEPT
+    assert (there[0].content, there[-1].content) == (f"message {KEPT + 4}", "message 5")
+    letters.drop(there[0].id)
+    assert len(letters.all()) == KEPT - 1
