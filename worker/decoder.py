@@ -153,6 +153,7 @@ class Decoder:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C in a terminal is for the worker, which finishes its pages
             )
         except BaseException:
             ours.close()

@@ -222,9 +222,10 @@ class Rasteriser:
         try:
             return decoder.request(request, timeout_s=timeout_s, memory=memory)
         except DecoderDied as death:
-            if death.asked or self._stopping:
+            if self._stopping or not (_killed_from_outside(death) or not death.asked):
                 raise
-        # It ended before it saw the page, which is not to blame.
+        # It was killed, perhaps because the machine ran out of memory, or ended before it saw the page, which is not to
+        # blame. A page that it happens to twice may well be.
         self._start(decoder)
         return decoder.request(request, timeout_s=timeout_s, memory=memory)
 
@@ -238,8 +239,8 @@ class Rasteriser:
             return Internal("The decoder process did not start.")
         if death.returncode == -signal.SIGXCPU:
             return self._too_slow()
-        if death.returncode is not None and -death.returncode in FROM_OUTSIDE:
-            return Internal("The decoder was killed from outside while it had the page.")
+        if _killed_from_outside(death):
+            return Internal("The decoder was killed from outside, twice, while it had the page.")
         return CorruptDocument("The page could not be decoded: it crashed the decoder or needed too much memory.")
 
     @contextmanager
@@ -281,6 +282,10 @@ class Rasteriser:
         with self._free:
             self._idle.append(decoder)
             self._free.notify_all()
+
+
+def _killed_from_outside(death: DecoderDied) -> bool:
+    return death.returncode is not None and -death.returncode in FROM_OUTSIDE
 
 
 @contextmanager

@@ -41,6 +41,7 @@ from producer.job import MediaType
 from producer.media import SNIFF_BYTES, sniff
 from producer.settings import Settings
 from worker import decoder
+from worker.decoder import Decoder
 from worker.rasterise import Rasteriser
 
 PATIENCE_S = 30.0
@@ -428,17 +429,56 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_a_decoder_killed_in_the_middle_of_a_page_costs_that_page_alone(save: Saver, asked: threading.Event) -> None:
     path = save(marked(), "PNG")
     with running(Settings(rasterise_processes=1)) as rasteriser:
-        for death, error in ((signal.SIGSEGV, CorruptDocument), (signal.SIGKILL, Internal)):
-            pid = freeze(rasteriser, path)
+        pid = freeze(rasteriser, path)
+        asked.clear()
+        with ThreadPoolExecutor(1) as thread:
+            page = thread.submit(read, rasteriser, path)
+            assert asked.wait(PATIENCE_S)
+            os.kill(pid, signal.SIGSEGV)
+            os.kill(pid, signal.SIGCONT)
+            with pytest.raises(CorruptDocument):
+                page.result(PATIENCE_S)
+        assert read(rasteriser, path)[0].shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_page_whose_decoder_was_killed_from_outside_is_tried_once_more(
+    kills: int, save: Saver, asked: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, start = save(marked(), "PNG"), Decoder.start
+
+    def start_and_stop(decoder: Decoder) -> None:
+        start(decoder)
+        decoder.wait_until_ready()
+        os.kill(decoder.pid or 0, signal.SIGSTOP)
+
+    with running(Settings(rasterise_processes=1)) as rasteriser, ThreadPoolExecutor(1) as thread:
+        freeze(rasteriser, path)
+        asked.clear()
+        page = thread.submit(read, rasteriser, path)
+        for left in reversed(range(kills)):
+            assert asked.wait(PATIENCE_S)
             asked.clear()
-            with ThreadPoolExecutor(1) as thread:
-                page = thread.submit(read, rasteriser, path)
-                assert asked.wait(PATIENCE_S)
-                os.kill(pid, death)
-                os.kill(pid, signal.SIGCONT)
-                with pytest.raises(error):
-                    page.result(PATIENCE_S)
-            assert read(rasteriser, path)[0].shape == (40, 60, 3)
+            monkeypatch.setattr(Decoder, "start", start_and_stop if left else start)
+            os.kill(rasteriser.pids[0], signal.SIGKILL)
+        if kills == 1:
+            assert page.result(PATIENCE_S)[0].shape == (40, 60, 3)
+        else:
+            with pytest.raises(Internal):
+                page.result(PATIENCE_S)
+        assert read(rasteriser, path)[0].shape == (40, 60, 3)
+
+
+def test_signals_to_the_workers_group_are_not_for_its_decoders(save: Saver) -> None:
+    path = save(marked(), "PNG")
+    with running(Settings(rasterise_processes=1)) as rasteriser:
+        read(rasteriser, path)
+        [pid] = rasteriser.pids
+        assert os.getpgid(pid) != os.getpgid(0)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(pid, number)
+        assert read(rasteriser, path)[0].shape == (40, 60, 3)
+        assert rasteriser.pids == [pid]
 
 
 def test_a_decoder_that_died_while_idle_costs_nothing(lone: Rasteriser, save: Saver) -> None:

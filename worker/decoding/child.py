@@ -40,6 +40,9 @@ def main(arguments: list[str]) -> None:
     channel = socket.socket(fileno=int(arguments[0]))
     limits = Limits(**json.loads(arguments[2]))
     _die_with_parent(int(arguments[1]))
+    # Whoever ends the whole group or unit of the worker: it finishes its pages first, and this process goes with it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     _limit_resources(limits)
     channel.send(b'{"kind": "ready"}')
     reader = PageReader(limits)
