@@ -158,6 +158,21 @@ class Ledger:
         with reachable():
             return self._scripts[script](keys=[self.namespace], args=args)
 
+    def _run_durably(self, script: str, *args: object) -> Any:
+        """Run the script; with `durable`, wait until its writes are on the disk: b"lost" if they never come."""
+        if not self.settings.durable:
+            return self._run(script, *args)
+        with reachable(), self.redis.pipeline(transaction=False) as pipe:  # on one connection, whose writes count
+            self._scripts[script](keys=[self.namespace], args=args, client=pipe)
+            pipe.execute_command("WAITAOF", 1, 0, _ms(self.settings.durable_timeout_s))
+            verdict, written = pipe.execute(raise_on_error=False)
+            if isinstance(verdict, Exception):
+                raise verdict
+            if isinstance(written, redis.exceptions.ResponseError):
+                self._end(str(args[0]), JobState.CANCELLED, _CANCELLED)
+                raise Unavailable(f"OCRPOOL_DURABLE needs Redis 7.2 with `appendonly yes`, which says: {written}")
+        return verdict if written[0] else b"lost"
+
     def ping(self) -> None:
         """Raises `Unavailable` when the server does not answer."""
         with reachable():
@@ -170,11 +185,11 @@ class Ledger:
 
         Raises:
             QueueFull: `max_queued_jobs` jobs are unfinished.
-            Unavailable: Redis cannot be reached, or is full.
+            Unavailable: Redis cannot be reached, is full, or does not get the job to its disk (`durable`).
         """
         spans = [PREPARE] if pages_total is None else self._spans(pages_total)
         deadline_s = job.options.deadline_s or self.settings.deadline_s
-        verdict = self._run(
+        verdict = self._run_durably(
             "accept",
             job.id,
             job.model_dump_json(),
@@ -186,6 +201,9 @@ class Ledger:
             "" if pages_total is None else pages_total,
             *spans,
         )
+        if verdict == b"lost":
+            self._end(job.id, JobState.CANCELLED, _CANCELLED)
+            raise Unavailable("The pool's Redis did not write the job to its disk in time; it is not accepted.")
         if verdict == b"full":
             raise QueueFull(f"The pool holds {self.settings.max_queued_jobs} unfinished jobs and takes no more now.")
         if verdict == b"exists":

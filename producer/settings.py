@@ -127,6 +127,10 @@ class Settings(BaseSettings):
     max_wait_s: float = Field(60, ge=0, le=600, description="Longest long-poll at the gateway.")
 
     # Ledger
+    durable: bool = Field(
+        False, description="Accept a job only once Redis has it on its disk (WAITAOF; Redis 7.2 with `appendonly yes`)."
+    )
+    durable_timeout_s: float = Field(5, gt=0, le=60, description="Longest wait for that; after it the job is refused.")
     span_pages: int = Field(8, ge=1, le=256, description="Pages that travel as one message.")
     lease_s: float = Field(15, gt=0, le=3600, description="A worker's claim on a span lapses after this.")
     lease_renew_s: float = Field(5, gt=0, le=1200, description="A live worker renews its claims this often.")
