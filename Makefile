@@ -8,7 +8,7 @@ UV := $(shell command -v uv || echo $(BIN)/uv)
 EXTRAS := --extra cpu --extra paddle --extra flower --extra s3 --extra dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench parity lock clean
+.PHONY: help demo test chaos lint types bench parity lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -26,6 +26,9 @@ demo: .venv/installed ## Read the sample documents with a pool of its own
 
 test: lint types ## Lint, check types, run the tests
 	$(BIN)/pytest
+
+chaos: .venv/installed ## Every fault at length, with CHAOS_SEED=... or a seed that is printed; CHAOS_REPORT=FILE keeps the counts
+	CHAOS=full $(BIN)/pytest -m "chaos or not chaos" -s tests/chaos
 
 lint: .venv/installed
 	$(BIN)/ruff check

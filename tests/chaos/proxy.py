@@ -1,0 +1,68 @@
+"""A TCP proxy that fails on demand: late, cut off, or silent without a word."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import suppress
+
+
+class Proxy:
+    """Forwards connections to a port of this machine."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.port: int = self._listener.getsockname()[1]
+        self.latency_s = 0.0
+        self._connections: set[socket.socket] = set()
+        self._silent: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, name="proxy", daemon=True).start()
+
+    def reset(self) -> None:
+        """Cut every connection off."""
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def go_silent(self) -> None:
+        """From now on nothing passes on the connections that are open, and nobody is told; new ones work."""
+        with self._lock:
+            self._silent |= self._connections
+
+    def close(self) -> None:
+        self._listener.close()
+        self.reset()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                inside, _ = self._listener.accept()
+                try:
+                    outside = socket.create_connection(("127.0.0.1", self._target))
+                except OSError:
+                    inside.close()
+                    continue
+                with self._lock:
+                    self._connections |= {inside, outside}
+                for source, sink in ((inside, outside), (outside, inside)):
+                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                if self.latency_s:
+                    time.sleep(self.latency_s)
+                if source not in self._silent:
+                    sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._connections -= {source, sink}
+            self._silent -= {source, sink}
+        source.close()

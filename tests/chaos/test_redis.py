@@ -1,0 +1,82 @@
+"""Redis that dies, restarts, fills up, or is reached badly, while documents come in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.chaos.oracle import Report, judge
+from tests.chaos.pool import Pool
+
+MakePool = Callable[..., Pool]
+
+
+def rounds(full: bool) -> int:
+    return 6 if full else 1
+
+
+def test_redis_killed(pool: MakePool, seed: int, full: bool) -> None:
+    chaos, report = pool(), Report("kill -9 of Redis with AOF", seed)
+    chaos.start_workers(2)
+    with chaos.load():
+        for _ in range(rounds(full)):
+            time.sleep(chaos.random.uniform(0.5, 2))
+            started = time.monotonic()
+            chaos.server.kill()
+            time.sleep(chaos.random.uniform(0, 2))
+            chaos.server.start()
+            chaos.goes_on()
+            report.recovered(time.monotonic() - started)
+    chaos.finish(60)
+    judge(chaos, report)
+
+
+@pytest.mark.chaos
+def test_redis_restarted(pool: MakePool, seed: int, full: bool) -> None:
+    chaos, report = pool(), Report("restart of Redis", seed)
+    chaos.start_workers(2)
+    with chaos.load():
+        for _ in range(rounds(full)):
+            time.sleep(chaos.random.uniform(0.5, 2))
+            started = time.monotonic()
+            chaos.server.stop()
+            chaos.server.start()
+            chaos.goes_on()
+            report.recovered(time.monotonic() - started)
+    chaos.finish(60)
+    judge(chaos, report)
+
+
+@pytest.mark.chaos
+def test_connections_cut_off_and_slow(pool: MakePool, seed: int, full: bool) -> None:
+    chaos, report = pool(), Report("connections to Redis reset, and 20 ms late", seed)
+    chaos.start_workers(2)
+    with chaos.load():
+        for _ in range(5 * rounds(full)):
+            time.sleep(chaos.random.uniform(0, 0.7))
+            chaos.proxy.latency_s = chaos.random.choice((0.0, 0.02))
+            chaos.proxy.reset()
+            report.faults += 1
+    chaos.proxy.latency_s = 0.0
+    report.seconds = round(chaos.finish(120), 1)
+    judge(chaos, report)
+
+
+@pytest.mark.chaos
+def test_redis_full(pool: MakePool, seed: int, full: bool) -> None:
+    chaos, report = pool(), Report("Redis full (noeviction)", seed)
+    chaos.start_workers(2)
+    with chaos.load():
+        for _ in range(rounds(full)):
+            time.sleep(1)
+            chaos.client.config_set("maxmemory", "1mb")
+            chaos.refuses()
+            time.sleep(chaos.random.uniform(0, 1))
+            chaos.client.config_set("maxmemory", "0")
+            started = time.monotonic()
+            chaos.goes_on()
+            report.recovered(time.monotonic() - started)
+    chaos.finish(120)
+    judge(chaos, report)

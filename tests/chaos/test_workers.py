@@ -1,0 +1,139 @@
+"""Workers that are killed, stopped, frozen and replaced while documents come in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from producer.job import JobState
+from tests.chaos.oracle import Report, judge
+from tests.chaos.pool import Pool, until
+
+MakePool = Callable[..., Pool]
+
+
+def holders(pool: Pool) -> dict[str, object]:
+    """The fence of each unit that is leased now."""
+    return {member: fence_of(pool, member) for member in pool.members("leases")}
+
+
+def fence_of(pool: Pool, member: str) -> object:
+    job_id, unit = member.split()
+    return pool.client.hget(f"chaos:spans:{job_id}", f"{unit}:fence")
+
+
+def kill_and_recover(pool: Pool, pid: int, report: Report, timeout_s: float) -> None:
+    """Kill a worker, and take the time until others have all that was held then."""
+    before = holders(pool)
+    started = time.monotonic()
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not before.items() & holders(pool).items(), timeout_s)
+    report.recovered(time.monotonic() - started)
+
+
+def test_workers_killed_at_random_moments(pool: MakePool, seed: int, full: bool) -> None:
+    chaos, report = pool(), Report("kill -9 of a worker", seed)
+    chaos.start_workers(2)
+    with chaos.load():
+        for _ in range(50 if full else 2):
+            time.sleep(chaos.random.uniform(0, 1.0))
+            chaos.is_whole()
+            kill_and_recover(chaos, chaos.random.choice(chaos.worker_pids()), report, 20)
+    chaos.finish(60)
+    judge(chaos, report)
+
+
+@pytest.mark.chaos
+def test_a_worker_killed_with_the_leases_that_are_the_default(pool: MakePool, seed: int) -> None:
+    chaos = pool(lease_s=15.0, lease_renew_s=5.0, sweep_interval_s=5.0, unclaimed_after_s=10.0)
+    report = Report("kill -9 of a worker, default leases", seed)
+    chaos.start_workers(2)
+    with chaos.load():
+        time.sleep(1)
+        kill_and_recover(chaos, chaos.worker_pids()[0], report, 20)
+    chaos.finish(60)
+    judge(chaos, report)
+
+
+@pytest.mark.chaos
+def test_workers_replaced_one_after_the_other(pool: MakePool, seed: int, full: bool) -> None:
+    chaos, report = pool(), Report("SIGTERM of each worker in turn", seed)
+    chaos.start_workers(2)
+    with chaos.load():
+        for _ in range(6 if full else 2):
+            started, pid = time.monotonic(), chaos.random.choice(chaos.worker_pids())
+            os.kill(pid, signal.SIGTERM)
+            chaos.comes_back_without(pid)
+            report.recovered(time.monotonic() - started)
+    chaos.finish(60)
+    # A page that a leaving worker had begun was ended by it: nobody read it again, so nobody died with it
+    judge(chaos, report)
+
+
+def test_a_worker_that_was_frozen_past_its_leases_writes_nothing_late(pool: MakePool, seed: int, full: bool) -> None:
+    chaos, report = pool(), Report("SIGSTOP past the lease, then SIGCONT", seed)
+    chaos.start_workers(2)
+    for _ in range(5 if full else 1):
+        with chaos.load(pause_s=0.02):
+            time.sleep(0.5)
+            zombie = chaos.random.choice(chaos.worker_pids())
+            os.kill(zombie, signal.SIGSTOP)
+            started = time.monotonic()
+            time.sleep(chaos.settings.lease_s + 1)
+        chaos.finish(60)
+        report.recovered(time.monotonic() - started)
+        os.kill(zombie, signal.SIGCONT)
+        chaos.is_whole()
+    chaos.finish(60)
+    judge(chaos, report)
+
+
+@pytest.mark.chaos
+def test_every_message_twice(pool: MakePool, seed: int) -> None:
+    chaos, report = pool(), Report("every message twice", seed)
+    for _ in range(40):
+        chaos.submit()
+    queue = "chaos.interactive"
+    for message in chaos.client.lrange(queue, 0, -1):
+        chaos.client.lpush(queue, message)
+        report.faults += 1
+    chaos.start_workers(2)
+    report.seconds = round(chaos.finish(60), 1)
+    judge(chaos, report)
+
+
+@pytest.mark.chaos
+def test_documents_that_vanished(pool: MakePool, seed: int) -> None:
+    chaos, report = pool(), Report("a document's bytes vanish before it is read", seed)
+    jobs = [chaos.submit(pages=3) for _ in range(20)]
+    gone = chaos.random.sample(jobs, 5)
+    for job_id in gone:
+        chaos.producer.blobs.delete(chaos.producer.ledger.job(job_id).blob)
+        report.faults += 1
+    chaos.start_workers(2)
+    report.seconds = round(chaos.finish(60), 1)
+    for job_id in gone:
+        error = chaos.producer.ledger.status(job_id).error
+        assert error is not None
+        assert error.code == "fetch_failed"
+    judge(chaos, report, but=len(gone))
+
+
+@pytest.mark.chaos
+def test_jobs_cancelled_in_the_middle(pool: MakePool, seed: int) -> None:
+    chaos, report = pool(), Report("cancelled while they are read", seed)
+    chaos.start_workers(2)
+    jobs = [chaos.submit(pages=12) for _ in range(30)]
+    for job_id in chaos.random.sample(jobs, 10):
+        chaos.producer.ledger.cancel(job_id)
+        report.faults += 1
+    report.seconds = round(chaos.finish(60), 1)
+    states = [chaos.producer.status(job_id).state for job_id in jobs]
+    assert set(states) <= {JobState.SUCCEEDED, JobState.CANCELLED}
+    judge(chaos, report, but=states.count(JobState.CANCELLED))
