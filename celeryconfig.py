@@ -9,7 +9,8 @@ globals().update(broker_settings(_settings))
 
 # Threads block on batches; prefork would give each process a model of its own, and forking after CUDA breaks it.
 worker_pool = "threads"
-worker_concurrency = in_flight(_settings).spans
+# A worker whose models run on a card sets its own, once it knows.
+worker_concurrency = in_flight(_settings, on_card=False).spans
 worker_prefetch_multiplier = 1
 # A message is acknowledged once its pages are in the ledger; a late one is met by a lease or a fence.
 task_acks_late = True

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 from producer.cpus import from_words
@@ -14,6 +14,8 @@ from producer.errors import Unavailable
 from producer.settings import Settings
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+#: What it says where a process shall see no card.
+HIDDEN = ("", "-1", "NoDevFiles")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class FoundCards:
     cards: tuple[Card, ...]
     #: Why there are none; empty where there are some.
     reason: str = ""
+    #: Whether the kernel has some all the same, which the driver does not tell of.
+    amiss: bool = False
 
 
 class Driver(Protocol):
@@ -133,6 +137,11 @@ def nvml() -> Iterator[_Nvml]:
         pynvml.nvmlShutdown()
 
 
+def nodes() -> bool:
+    """Whether the kernel's driver has made a device for a card."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
 def find_cards(
     environment: Mapping[str, str] = os.environ, driver: Callable[[], AbstractContextManager[Driver]] = nvml
 ) -> FoundCards:
@@ -143,7 +152,7 @@ def find_cards(
             cards = opened.cards()
             seen = cards if wanted is None else _named(wanted.split(","), cards, opened)
     except Unavailable as error:
-        return FoundCards((), str(error))
+        return FoundCards((), str(error), amiss=wanted not in HIDDEN and nodes())
     if seen:
         return FoundCards(tuple(seen))
     hidden = f"{VISIBLE}={wanted!r} names none of the cards here" if cards else "the driver finds none"
@@ -184,12 +193,7 @@ class InFlight:
 ON_CPU, BESIDE_A_CARD = InFlight(spans=8, pages=16), InFlight(spans=64, pages=64)
 
 
-def in_flight(settings: Settings) -> InFlight:
-    """What the settings say; where they are 0, what suits this process's device."""
-    fitting = BESIDE_A_CARD if settings.device != "cpu" and _beside_a_card() else ON_CPU
+def in_flight(settings: Settings, *, on_card: bool) -> InFlight:
+    """What the settings say; where they are 0, what suits where the models run."""
+    fitting = BESIDE_A_CARD if on_card else ON_CPU
     return InFlight(settings.spans_in_flight or fitting.spans, settings.pages_in_flight or fitting.pages)
-
-
-@cache
-def _beside_a_card() -> bool:
-    return bool(find_cards().cards)

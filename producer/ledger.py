@@ -25,7 +25,7 @@ script that runs whole or not at all and reads the server's clock.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -326,6 +326,12 @@ class Ledger:
         rows = [field for claim in claims for field in (claim.job.id, claim.unit, claim.fence)]
         return [bool(stands) for stands in self._run("renew", _ms(self.settings.lease_s), *rows)]
 
+    def let_lapse(self, claims: Sequence[Claim]) -> None:
+        """Let the claims run out now: the next sweep counts a death for each, as if this worker had died with it."""
+        if claims:
+            rows = [field for claim in claims for field in (claim.job.id, claim.unit, claim.fence)]
+            self._run("renew", 1, *rows)
+
     def release(self, claim: Claim, *, again: bool) -> list[Unit]:
         """Give the claim back, to be done `again` or not. Returns the units to publish."""
         return _units(self._run("release", claim.job.id, claim.unit, claim.fence, "1" if again else "0"))
@@ -399,6 +405,13 @@ class Ledger:
                 pipe.zcard(f"{self.namespace}:waiting:{lane.value}")
                 pipe.llen(f"{self.namespace}.{lane.value}")
             return dict(zip(names, pipe.execute(), strict=True))
+
+    def messages(self, queues: Collection[str]) -> int:
+        """How many messages wait in these queues."""
+        with reachable(), self.redis.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                pipe.llen(queue)
+            return sum(pipe.execute())
 
     def announce(self, worker: str, description: Mapping[str, object]) -> None:
         """Say that the worker lives and is ready; forgotten after three missed renewals."""

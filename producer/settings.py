@@ -98,6 +98,12 @@ class Settings(BaseSettings):
         (), description="Batch sizes (lines) that the recogniser sees; empty: those for the device."
     )
     max_delay_ms: float = Field(50, ge=0, le=10_000, description="Longest wait of a batch's oldest item for company.")
+    batch_timeout_s: float = Field(
+        60,
+        gt=0,
+        le=3600,
+        description="A batch that runs longer than this hangs: its worker ends itself, and others read its pages.",
+    )
     pages_in_flight: int = Field(
         0, ge=0, le=1024, description="Pages that one worker reads at a time; 0: 16, or 64 beside a card."
     )
@@ -135,6 +141,12 @@ class Settings(BaseSettings):
     lease_s: float = Field(15, gt=0, le=3600, description="A worker's claim on a span lapses after this.")
     lease_renew_s: float = Field(5, gt=0, le=1200, description="A live worker renews its claims this often.")
     sweep_interval_s: float = Field(5, gt=0, le=600, description="Spans that nobody holds are looked for this often.")
+    intake_timeout_s: float = Field(
+        120,
+        gt=0,
+        le=86_400,
+        description="A worker that reads nothing ends itself after this, if messages wait and it receives none.",
+    )
     unclaimed_after_s: float = Field(
         10, gt=0, le=86_400, description="A span that waits this long while its queue is empty is published again."
     )

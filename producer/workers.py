@@ -36,7 +36,8 @@ class _Seat:
 
 
 class Workers:
-    """With `log_dir`, each worker writes to a file there; without, to where this process does.
+    """With `log_dir`, each worker writes to a file there; without, to where this process does. `command` is what each
+    of them runs.
 
     Use it from one thread, which lives as long as the workers do: Linux ends a child with the thread that started it.
     """
@@ -47,11 +48,13 @@ class Workers:
         plans: Sequence[WorkerPlan],
         *,
         log_dir: Path | None = None,
+        command: Sequence[str] = (*PYTHON, "-m", "worker"),
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
         self._log_dir = log_dir
+        self._command = command
         self._clock = clock
         self._seats = [_Seat(plan, Backoff(clock=clock, chance=chance)) for plan in plans]
         self._ledger = Ledger(settings)
@@ -136,7 +139,7 @@ class Workers:
         own = {**seat.plan.environment(), "OCRPOOL_NODE": seat.node}
         seat.process = Process(
             seat.plan.name,
-            [*PYTHON, "-m", "worker"],
+            self._command,
             self._log_dir and self._log_dir / f"{seat.plan.name}.log",
             {**as_environment(self._settings), **own},
             cwd=self._log_dir or self._settings.data_dir,

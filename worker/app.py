@@ -6,8 +6,9 @@ from typing import Any
 
 from celery import Celery, Task, signals
 
+from producer.job import Lane
 from producer.logs import configure_logs
-from producer.queue import PREPARE_TASK, READ_SPAN_TASK
+from producer.queue import PREPARE_TASK, READ_SPAN_TASK, queue_prefix
 from producer.settings import Settings
 from worker import channel
 
@@ -43,11 +44,13 @@ def prepare(message: object = None, *_: object, **__: object) -> None:
     tasks.prepare(_station, message)
 
 
-@app.task(name=READ_SPAN_TASK, base=GuardedTask)  # type: ignore[untyped-decorator]
-def read_span(message: object = None, *_: object, **__: object) -> None:
+@app.task(name=READ_SPAN_TASK, base=GuardedTask, bind=True)  # type: ignore[untyped-decorator]
+def read_span(self: Any, message: object = None, *_: object, **__: object) -> None:
     from worker import tasks
 
-    tasks.read_span(_station, message)
+    queue = (self.request.delivery_info or {}).get("routing_key")
+    quarantined = queue == queue_prefix(_station.settings) + Lane.QUARANTINE
+    tasks.read_span(_station, message, quarantined=quarantined)
 
 
 @signals.task_rejected.connect  # type: ignore[untyped-decorator]
@@ -61,7 +64,7 @@ def _refused_by_celery(message: Any, exc: BaseException | None, **_: Any) -> Non
 
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]
-def _boot(**_: Any) -> None:
+def _boot(sender: Any, **_: Any) -> None:
     global _station  # noqa: PLW0603 - Celery calls tasks and signals as plain functions
     from worker.station import Station
 
@@ -70,7 +73,9 @@ def _boot(**_: Any) -> None:
     if app.conf.broker_url != settings.redis_url:
         raise SystemExit("The worker cannot start: a celeryconfig.py of another project was found before ocrpool's.")
     try:
-        _station = Station(settings)
+        _station = Station(settings, queues=tuple(app.amqp.queues.consume_from))
+        # Before the threads of the tasks are made; by now it is known what the models run on.
+        sender.concurrency = _station.in_flight.spans
         _station.start()
     except Exception as error:
         # Celery swallows a handler's exceptions, and a worker without models must not take work.

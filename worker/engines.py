@@ -18,7 +18,7 @@ from producer.job import Line, PageResult, ReadOptions, Timings
 from producer.settings import Settings
 from worker import kernels, metrics
 from worker.detection import Detector, Quads
-from worker.device import Device
+from worker.device import Device, Trouble
 from worker.orientation import Orientation, settle
 from worker.predictors import Predictor, Shape, Stage
 from worker.rasterise import Raster
@@ -35,7 +35,9 @@ log = structlog.get_logger(__name__)
 CARD_RUNNERS = 1
 #: Batches of all stages that one process has on a card, one running and one on its way, before windows count.
 CARD_BATCHES = 2
-#: What must be left of a card's memory for the pages that lie there, 64 of them and the largest ones 300 MB.
+#: What must be left of a card's memory once a worker is warm, for its pages that lie there and for what is made of
+#: them: 64 scans of 300 dpi (26 MB each), or fewer photographs. A page that finds no room fails as
+#: `engine_out_of_memory`.
 CARD_ROOM_BYTES = 2_000_000_000
 
 
@@ -72,8 +74,8 @@ class Engine(Protocol):
         """Let the queued pages through, then free the models."""
         ...
 
-    def trouble(self) -> str:
-        """What keeps the engine from reading, in one line; empty while nothing does."""
+    def trouble(self) -> Trouble | None:
+        """What keeps the engine from reading, if anything does. Does not block, whatever hangs."""
         ...
 
     def passage(
@@ -102,7 +104,8 @@ class PpOcr:
         # On a CPU, one thread for each of several batches beats several threads inside one.
         self.on_card = choice.execution.device != "cpu"
         runners = CARD_RUNNERS if self.on_card else settings.predictor_threads or len(os.sched_getaffinity(0))
-        device = Device(CARD_BATCHES if self.on_card else runners)
+        self._longest_s = settings.batch_timeout_s
+        self._device = device = Device(CARD_BATCHES if self.on_card else runners)
 
         def stage(
             kind: Stage,
@@ -123,6 +126,7 @@ class PpOcr:
                 downstream=downstream,
                 device=device,
                 predictors=predictors,
+                on_card=self.on_card,
                 settings=settings,
             )
 
@@ -168,8 +172,9 @@ class PpOcr:
         for stage in self.stages:
             stage.close()
 
-    def trouble(self) -> str:
-        return "; ".join(filter(None, (stage.trouble() for stage in self.stages)))
+    def trouble(self) -> Trouble | None:
+        found = (self._device.trouble(self._longest_s), *(stage.trouble() for stage in self.stages))
+        return next(filter(None, found), None)
 
     @contextmanager
     def passage(self, options: ReadOptions, deadline: float, cancelled: Callable[[], bool]) -> Iterator[Passage]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from producer.errors import Cancelled, DeadlineExceeded
+from producer.errors import Cancelled, DeadlineExceeded, Internal
 
 Out = TypeVar("Out")
 
@@ -79,6 +79,11 @@ class Group(Generic[Out]):
             return Cancelled() if self._cancelled is not None and self._cancelled() else None
         except Exception as error:
             return error
+        except BaseException as error:
+            # It is asked in a runner's thread, which others need.
+            internal = Internal(f"Asking whether it was cancelled ended in {type(error).__name__}.")
+            internal.__cause__ = error
+            return internal
 
     def answer(self, index: int, answer: Out) -> bool:
         """Keep an item's answer. True for the last item: `resolve` is then due, after the lock is released."""

@@ -15,9 +15,10 @@ from typing import Any
 
 import structlog
 
-from producer.errors import ImageTooLarge
+from producer.errors import EngineOutOfMemory, ImageTooLarge
 from producer.job import MediaType
 from producer.settings import Settings
+from worker.device import DeviceFailed
 from worker.kernels import decoded_page
 from worker.rasterise import Raster, Rasteriser
 
@@ -80,6 +81,10 @@ class CardJpegs:
                         f"at most {self._most_pixels:,} are allowed."
                     )
                 return decoded_page(self._decoder.decode(stream, params=self._colours))
+        except MemoryError as error:
+            raise EngineOutOfMemory from error
+        except DeviceFailed:
+            raise
         except RuntimeError as error:
             log.info("jpeg.not_on_card", path=str(path), error=str(error))
             return None

@@ -5,6 +5,7 @@ The only module that imports `cupy`. `kernels.cu` holds the kernels; each has it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from worker.device import DeviceFailed
 from worker.tensors import Batch, Bucket, Cut, Page, Pixels, Shrunk
 
 #: The structures of kernels.cu.
@@ -72,6 +74,34 @@ def card_name() -> str:
     return name.decode()
 
 
+#: How errors read that say there was no room; the runtimes have no classes of their own for them.
+NO_ROOM = re.compile("alloc|out of memory", re.IGNORECASE)
+#: How all other errors of CUDA and its libraries read, in CuPy, ONNX Runtime and Paddle: `CUDA failure 700: ...`,
+#: `cudaErrorLaunchFailure: ...`, `CUBLAS_STATUS_EXECUTION_FAILED`, `CUDNN error(8)`.
+CARD_FAILED = re.compile(r"\b(cuda|cudnn|cublas)(_status|_?error| error| failure)", re.IGNORECASE)
+
+
+@contextmanager
+def card_errors() -> Iterator[None]:
+    """Tell errors of the card apart.
+
+    Raises:
+        MemoryError: there was no room; the next batch may have some.
+        DeviceFailed: any other error of CUDA: after most of them, every later call of this process fails.
+    """
+    try:
+        yield
+    except (MemoryError, DeviceFailed):
+        raise
+    except Exception as error:
+        told = str(error)
+        if NO_ROOM.search(told):
+            raise MemoryError(told) from error
+        if CARD_FAILED.search(told):
+            raise DeviceFailed(told.partition("\n")[0]) from error
+        raise
+
+
 @cache
 def _function(name: str) -> Any:
     """A kernel, compiled once for the card of this process."""
@@ -100,12 +130,17 @@ def _loading() -> Any:
 
 
 def decoded_page(image: Any) -> Page | None:
-    """A copy of what another library has decoded on the card, as a page; None for no image."""
+    """A copy of what another library has decoded on the card, as a page; None for no image.
+
+    Raises:
+        MemoryError: there is no room for it.
+        DeviceFailed: the card failed.
+    """
     import cupy
 
     if image is None:
         return None
-    with _loading():
+    with card_errors(), _loading():
         page = cupy.array(image, np.uint8)
         page = cupy.ascontiguousarray(cupy.broadcast_to(page, (*page.shape[:2], 3)))
         _loading().synchronize()
@@ -131,7 +166,7 @@ class CudaKernels:
 
         if not isinstance(pixels, np.ndarray):
             return pixels  # decoded on the card
-        with _loading():
+        with card_errors(), _loading():
             page = cupy.empty(pixels.shape, np.uint8)
             page.set(pixels)
             _loading().synchronize()
@@ -158,7 +193,7 @@ class CudaKernels:
         """Run what follows in this thread on the predictor's stream, under a name that profilers show (NVTX)."""
         import cupyx.profiler
 
-        with self.stream, cupyx.profiler.time_range(name):
+        with card_errors(), self.stream, cupyx.profiler.time_range(name):
             yield
 
     def place(self, batch: Batch) -> None:
@@ -196,12 +231,12 @@ class CudaKernels:
 
         height, width = bucket
         made = self.input[: batch * 3 * height * width].reshape(batch, 3, height, width)
-        with self.stream:
+        grid = (-(-width // BLOCK[0]), -(-height // BLOCK[1]), batch)
+        with card_errors(), self.stream:
             on_card = cupy.empty(table.nbytes, np.uint8)
             on_card.set(self._pin("table", table.view(np.uint8)))
-        grid = (-(-width // BLOCK[0]), -(-height // BLOCK[1]), batch)
-        arguments = (on_card, np.int32(len(table)), made, np.int32(height), np.int32(width))
-        _function(name)(grid, BLOCK, arguments, stream=self.stream)
+            arguments = (on_card, np.int32(len(table)), made, np.int32(height), np.int32(width))
+            _function(name)(grid, BLOCK, arguments, stream=self.stream)
         return made
 
     def _pin(self, name: str, values: NDArray[Any]) -> NDArray[Any]:

@@ -18,6 +18,8 @@ class Lease:
     claim: Claim
     #: Set once the job has ended or another worker holds the unit: what is read from now on is refused.
     lost: threading.Event = field(default_factory=threading.Event)
+    #: Set once the device has failed under one of its pages, which may be the cause.
+    suspect: threading.Event = field(default_factory=threading.Event)
 
 
 class LeaseKeeper(Periodic):
@@ -42,10 +44,15 @@ class LeaseKeeper(Periodic):
             with self._lock:
                 self._held.discard(lease)
 
+    @property
+    def held(self) -> list[Lease]:
+        """The leases that are being renewed."""
+        with self._lock:
+            return list(self._held)
+
     def renew(self) -> None:
         """Renew every held lease once. While the ledger is away, pages are read on: the fence makes that harmless."""
-        with self._lock:
-            leases = list(self._held)
+        leases = self.held
         for lease, stands in zip(leases, self._ledger.renew([lease.claim for lease in leases]), strict=True):
             if not stands:
                 lease.lost.set()

@@ -55,7 +55,7 @@ class Recogniser:
     def __init__(self, model: Model, shapes: ShapeList) -> None:
         self._characters = np.array(model.characters)
         self._widths = tuple(sorted(shapes.recogniser_widths))
-        self._batches = {width: _batches_of(width, shapes.recogniser_batches) for width in self._widths}
+        self._batches = {width: batches_of(width, shapes.recogniser_batches) for width in self._widths}
         self.shapes = frozenset(Shape(b, LINE_HEIGHT, width) for width in self._widths for b in self._batches[width])
 
     def max_batch(self, bucket: Bucket) -> int:
@@ -93,7 +93,7 @@ class Recogniser:
         return texts
 
 
-def _batches_of(width: int, batches: Sequence[int]) -> tuple[int, ...]:
+def batches_of(width: int, batches: Sequence[int]) -> tuple[int, ...]:
     """The batch sizes for one width: long lines go in smaller batches, because their class scores fill the card."""
     return tuple(size for size in sorted(batches) if size == min(batches) or size * width <= MOST_COLUMNS)
 

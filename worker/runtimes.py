@@ -115,9 +115,10 @@ def _choose_device(settings: Settings, model: Model) -> tuple[Device, list[str]]
         return "cpu", []
     passed_over: list[str] = []
     for device in FALLBACKS[settings.device]:
-        if settings.device == "auto" and device != "cpu" and not cards_for(settings).cards:
+        found = cards_for(settings)
+        if settings.device == "auto" and device != "cpu" and not found.cards and not found.amiss:
             continue  # nothing is amiss on a machine without a card
-        trouble = "; ".join(troubles(device, model))
+        trouble = "; ".join([found.reason] if found.amiss and device != "cpu" else troubles(device, model))
         if not trouble:
             return device, passed_over
         if settings.strict_runtime:

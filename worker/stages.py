@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Generic, TypeVar
 
 from producer.cards import in_flight
-from producer.errors import EngineOutOfMemory
+from producer.errors import EngineOutOfMemory, Unavailable
 from producer.settings import Settings
 from worker import metrics
-from worker.batcher import Batcher, BatchObserver
-from worker.device import Device
+from worker.batcher import Batcher
+from worker.device import Device, DeviceFailed, Trouble
 from worker.predictors import Predictor
+from worker.runs import BatchObserver
 from worker.tensors import Bucket, Page, Pixels
 
 In = TypeVar("In")
@@ -24,8 +24,6 @@ Run = Callable[[Predictor, Bucket, list[In]], Sequence[Out]]
 
 #: Items that may wait before a stage, for each page in flight: beyond it `submit` blocks, which bounds the memory.
 _LINES_PER_PAGE = 256
-#: A batch that runs longer than this hangs: it is many times what the largest shape takes on one slow core.
-_STUCK_S = 120
 
 
 class BatchedStage(Generic[In, Out]):
@@ -41,10 +39,13 @@ class BatchedStage(Generic[In, Out]):
         downstream: Callable[[bool], int],
         device: Device,
         predictors: Sequence[Predictor],
+        on_card: bool,
         settings: Settings,
         observer: BatchObserver | None = metrics.observe_batch,
     ) -> None:
         self.predictors = predictors
+        self._device = device
+        self._longest_s = settings.batch_timeout_s
         self._coming = 0
         self._lock = threading.Lock()
         self.batcher: Batcher[Bucket, In, Out] = Batcher(
@@ -52,7 +53,7 @@ class BatchedStage(Generic[In, Out]):
             [partial(run, predictor) for predictor in predictors],
             max_batch=max_batch,
             max_delay_s=settings.max_delay_ms / 1000,
-            capacity=in_flight(settings).pages * _LINES_PER_PAGE,
+            capacity=in_flight(settings, on_card=on_card).pages * _LINES_PER_PAGE,
             device=device,
             upstream=lambda: self._coming,
             downstream=downstream,
@@ -67,18 +68,23 @@ class BatchedStage(Generic[In, Out]):
 
         Raises:
             EngineOutOfMemory: there is no room for it.
+            DeviceFailed: the device failed meanwhile.
+            Unavailable: it had failed before.
         """
+        if self._device.failure:
+            raise Unavailable(f"The device takes no page: {self._device.failure}.")
         try:
-            return self.predictors[0].kernels.load(pixels)
+            with self._device.call(lambda: f"a page of {pixels.shape[1]} x {pixels.shape[0]} pixels on its way there"):
+                return self.predictors[0].kernels.load(pixels)
         except MemoryError as error:
             raise EngineOutOfMemory from error
+        except DeviceFailed as error:
+            self._device.fail(str(error))
+            raise
 
-    def trouble(self) -> str:
-        if self.batcher.runners_alive < len(self.predictors):
-            return f"{self.batcher.name}: a runner has ended"
-        if (stuck_s := time.monotonic() - self.batcher.last_progress) > _STUCK_S:
-            return f"{self.batcher.name}: a batch has been running for {stuck_s:.0f} s"
-        return ""
+    def trouble(self) -> Trouble | None:
+        """What keeps this stage, not its device, from reading."""
+        return self.batcher.trouble(self._longest_s)
 
     def close(self) -> None:
         self.batcher.stop()

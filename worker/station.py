@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
+from functools import partial
 
 import structlog
 
@@ -12,16 +14,21 @@ from producer.cards import cards_for, in_flight
 from producer.cpus import as_ranges
 from producer.dead import bury_message
 from producer.errors import Unavailable
+from producer.job import PREPARE
 from producer.ledger import Ledger
 from producer.queue import Publisher
 from producer.settings import Settings
 from worker import jpegs, metrics
+from worker.company import Company
+from worker.device import Trouble
 from worker.engines import Engine, PpOcr
 from worker.health import HealthServer
+from worker.intake import Intake
 from worker.leases import LeaseKeeper
 from worker.rasterise import Rasteriser, Rasters
 from worker.sweeper import Sweeper
 from worker.turns import Turns
+from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -30,12 +37,13 @@ MOST_REASON = 500
 
 
 class Station:
-    """One worker's ledger, blobs, decoders, engine and threads."""
+    """One worker's ledger, blobs, decoders, engine and threads. `queues` are those that its messages come from."""
 
     def __init__(
         self,
         settings: Settings,
         *,
+        queues: Sequence[str],
         ledger: Ledger | None = None,
         blobs: BlobStore | None = None,
         engine: Engine | None = None,
@@ -49,10 +57,18 @@ class Station:
         self.engine: Engine = engine or PpOcr(settings)
         #: What pages are read with: the rasteriser, or what stands before it.
         self.rasters: Rasters = self._rasters()
-        self.pages = Turns(in_flight(settings).pages)
+        self.in_flight = in_flight(settings, on_card=self.engine.on_card)
+        self.pages = Turns(self.in_flight.pages)
+        #: Who reads beside whom: what ends this process counts a death for all that it holds.
+        self.company = Company()
         self.leases = LeaseKeeper(self.ledger, settings.lease_renew_s, self._announce)
         self.sweeper = Sweeper(self.ledger, self.publisher, self.blobs, settings.sweep_interval_s)
-        self.health = HealthServer(settings.worker_metrics_host, settings.worker_metrics_port, self.engine.trouble)
+        self.health = HealthServer(settings.worker_metrics_host, settings.worker_metrics_port, self._trouble)
+        #: Tasks tell it of each message.
+        self.intake = Intake(
+            partial(self.ledger.messages, queues), lambda: bool(self.leases.held), settings.intake_timeout_s
+        )
+        self.watchdog = Watchdog([self.engine.trouble, self.intake.trouble], self._hand_back, settings.batch_timeout_s)
         self._ready = False
 
     def _rasters(self) -> Rasters:
@@ -77,6 +93,8 @@ class Station:
         self.health.start()
         self.leases.start()
         self.sweeper.start()
+        self.intake.start()
+        self.watchdog.start()
         log.info(
             "worker.warm", name=self.name, engine=self.engine.name, model=self.engine.model, why=self.engine.reason
         )
@@ -100,6 +118,7 @@ class Station:
     def draining(self) -> None:
         """Say in the ledger that it takes no more."""
         self._ready = False
+        self.intake.stop()
         try:
             self.ledger.withdraw(self.name)
         except Unavailable as error:
@@ -107,20 +126,46 @@ class Station:
 
     def stop(self) -> None:
         """Stop what still runs. Called once no task does: pages first, because they wait on the engine; leases after
-        them, so that no other worker takes a page that is being finished."""
+        them, so that no other worker takes a page that is being finished. The watchdog guards the way there."""
         self.sweeper.stop()
         self.pages.stop()
         self.pages.join()
         self.engine.stop()
         self.rasteriser.stop()
+        self.watchdog.stop()
         self.leases.stop()
-        for thread in (self.sweeper, self.leases):
+        self.intake.stop()
+        for thread in (self.sweeper, self.intake, self.watchdog, self.leases):
             thread.join()
         self.health.stop()
         self.publisher.close()
         self.ledger.close()
 
+    def _hand_back(self, trouble: Trouble) -> None:
+        """Before the process ends: what it holds is read again by others. What may be the cause counts a death, so that
+        a page that ends every worker is found."""
+        self.leases.stop()
+        held = self.leases.held
+        suspects = [
+            lease for lease in held if lease.suspect.is_set() or (trouble.hangs and lease.claim.unit != PREPARE)
+        ]
+        try:
+            self.ledger.let_lapse([lease.claim for lease in suspects])
+            self.ledger.withdraw(self.name)
+            for lease in held:
+                if lease not in suspects:
+                    self.publisher.publish(self.ledger.release(lease.claim, again=True))
+        except Unavailable as error:
+            log.warning("worker.not_handed_back", error=str(error))
+
+    def _trouble(self) -> str:
+        found = self.engine.trouble() or self.intake.trouble()
+        return found.reason if found else ""
+
     def _announce(self) -> None:
         if self._ready:
             description = {"pid": os.getpid(), "host": socket.gethostname(), "metrics": self.health.address}
-            self.ledger.announce(self.name, {**description, "engine": self.engine.name, "model": self.engine.model})
+            self.ledger.announce(
+                self.name,
+                {**description, "engine": self.engine.name, "model": self.engine.model, "pages": self.in_flight.pages},
+            )

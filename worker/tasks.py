@@ -28,6 +28,7 @@ from producer.job import (
 )
 from producer.ledger import Claim, Refusal
 from worker import metrics
+from worker.device import DeviceFailed
 from worker.leases import Lease
 from worker.station import Station
 
@@ -43,6 +44,7 @@ _RETRY_PAUSES_S = (0.1, 0.3, 1.0, 3.0, 5.0)
 
 def prepare(station: Station, body: object) -> None:
     """Count the document's pages and publish its spans, or fail the job with the reason."""
+    station.intake.received()
     message = _parse(station, PrepareMessage, body)
     claim = _claim(station, message.job_id, PREPARE) if message else None
     if claim is None:
@@ -65,16 +67,34 @@ def _fail(station: Station, claim: Claim, error: OcrpoolError) -> list[Unit]:
     return []
 
 
-def read_span(station: Station, body: object) -> None:
-    """Read the span's pages that have no outcome yet, side by side, and write each outcome as it comes."""
+def read_span(station: Station, body: object, *, quarantined: bool) -> None:
+    """Read the span's pages that have no outcome yet, side by side, and write each outcome as it comes.
+
+    A quarantined page is read with no other in this process, so that it cannot be charged with another's doing.
+    """
+    station.intake.received()
     message = _parse(station, SpanMessage, body)
-    claim = _claim(station, message.job_id, str(message.span)) if message else None
-    if claim is None:
+    if message is None:
         return
+    with station.company.alone() if quarantined else station.company.shared():
+        claim = _claim(station, message.job_id, str(message.span))
+        if claim is not None:
+            _read_claimed(station, claim, alone=quarantined)
+
+
+def _read_claimed(station: Station, claim: Claim, *, alone: bool) -> None:
     with station.leases.hold(claim) as lease:
+        if claim.lane is Lane.QUARANTINE and not alone:
+            # A late message for a page that has been quarantined since: it comes again on its own queue.
+            station.publisher.publish(_patiently(lease, partial(station.ledger.release, claim, again=True)) or ())
+            return
         written = _read_pages(station, lease)
         if lease.lost.is_set() and claim.lane is not Lane.QUARANTINE:
             return  # The ledger has taken it back already.
+        if lease.suspect.is_set():
+            # The worker is about to end, and this may be why: a death to be counted.
+            _patiently(lease, partial(station.ledger.let_lapse, [claim]))
+            return
         units = _patiently(lease, partial(station.ledger.release, claim, again=not written))
     station.publisher.publish(units or ())
 
@@ -113,6 +133,9 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
             outcome = passage.read(page, raster, 1000 * (time.perf_counter() - started))
     except JobEnded:
         return True  # The ledger has ended the job, or the sweeper is about to.
+    except DeviceFailed:
+        lease.suspect.set()
+        return False
     except Unavailable:
         return False
     except OcrpoolError as error:

@@ -15,7 +15,18 @@ from typing import Any
 import pytest
 
 from producer import cards
-from producer.cards import BESIDE_A_CARD, ON_CPU, Card, Driver, FoundCards, InFlight, cards_for, find_cards, in_flight
+from producer.cards import (
+    BESIDE_A_CARD,
+    HIDDEN,
+    ON_CPU,
+    Card,
+    Driver,
+    FoundCards,
+    InFlight,
+    cards_for,
+    find_cards,
+    in_flight,
+)
 from producer.errors import Unavailable
 from producer.settings import Settings
 
@@ -148,10 +159,17 @@ def test_nvml_that_is_not_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> 
     assert find_cards({}).reason == "the package nvidia-ml-py is not installed"
 
 
-def test_more_is_in_flight_beside_a_card_unless_the_settings_say_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    for beside, fitting in ((False, ON_CPU), (True, BESIDE_A_CARD)):
-        monkeypatch.setattr(cards, "_beside_a_card", lambda beside=beside: beside)
-        assert in_flight(Settings()) == fitting
-        assert in_flight(Settings(device="cpu")) == ON_CPU
-        assert in_flight(Settings(pages_in_flight=5)) == InFlight(fitting.spans, 5)
-        assert in_flight(Settings(spans_in_flight=3)) == InFlight(3, fitting.pages)
+def test_a_card_that_the_driver_does_not_tell_of_is_amiss_unless_it_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cards, "nodes", lambda: True)
+    assert find_cards({}, no_driver).amiss
+    assert not any(find_cards({"CUDA_VISIBLE_DEVICES": hidden}, no_driver).amiss for hidden in HIDDEN)
+    assert not find_cards({}, driver).amiss
+    monkeypatch.setattr(cards, "nodes", lambda: False)
+    assert not find_cards({}, no_driver).amiss
+
+
+def test_more_is_in_flight_beside_a_card_unless_the_settings_say_how_much() -> None:
+    for on_card, fitting in ((False, ON_CPU), (True, BESIDE_A_CARD)):
+        assert in_flight(Settings(), on_card=on_card) == fitting
+        assert in_flight(Settings(pages_in_flight=5), on_card=on_card) == InFlight(fitting.spans, 5)
+        assert in_flight(Settings(spans_in_flight=3), on_card=on_card) == InFlight(3, fitting.pages)

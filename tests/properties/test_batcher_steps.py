@@ -1,5 +1,5 @@
-"""The batcher as a state machine, stepped by hand: in whatever order things happen, each future resolves once, and the
-records add up."""
+"""The batcher as a state machine, stepped by hand: in whatever order things happen, each future resolves once, the
+records add up, and the device is given up when it fails or when nothing works on it any more."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from producer.errors import Cancelled, DeadlineExceeded, EngineOutOfMemory, Internal, Unavailable
 from producer.job import Lane
 from worker.batcher import Batcher
-from worker.device import Device
+from worker.device import Device, DeviceFailed
 from worker.records import BatchRecord
+from worker.streak import LEAST_GROUPS, MOST_FAILURES
 
 WINDOW_S = 1.0
 CAPACITY = 12
@@ -75,6 +76,10 @@ class BatcherMachine(RuleBasedStateMachine):
         self.stopped = False
         self.fits = 6
         self.dies = False
+        self.spoilt = self.was_spoilt = False
+        self.device_fails = self.device_should_have_failed = False
+        self.failures_in_a_row: list[Handed] = []
+        self.suspects: set[int] = set()
         self.meanwhile: list[Hand] = []
         self.handed: list[Handed] = []
         self.owners: dict[int, Handed] = {}
@@ -84,13 +89,14 @@ class BatcherMachine(RuleBasedStateMachine):
     @initialize(runners=st.integers(1, 3), room=st.integers(0, 2))
     def build(self, runners: int, room: int) -> None:
         self.alive = list(range(runners))
+        self.device = Device(room, clock=lambda: self.now)
         self.batcher: Batcher[str, Item, int] = Batcher(
             "lines",
             [self.run] * runners,
             max_batch=MAX_BATCH.__getitem__,
             max_delay_s=WINDOW_S,
             capacity=CAPACITY,
-            device=Device(room),
+            device=self.device,
             upstream=lambda: self.upstream,
             slots=lambda bucket, items: MAX_BATCH[bucket],
             clock=lambda: self.now,
@@ -99,6 +105,7 @@ class BatcherMachine(RuleBasedStateMachine):
 
     def run(self, bucket: str, items: list[Item]) -> Sequence[int]:
         """The runner. What comes `meanwhile` is handed in before it answers."""
+        assert not self.device_should_have_failed
         for item in items:
             owner = self.owners[item.number]
             assert item.bucket == bucket
@@ -111,18 +118,33 @@ class BatcherMachine(RuleBasedStateMachine):
         if self.dies:
             self.dies = False
             raise SystemExit
-        if len(items) > self.fits or any(item.fate == "too big" for item in items):
-            raise MemoryError
-        if any(item.fate == "raises" for item in items):
-            raise Refused
+        if self.device_fails:
+            self.suspects = {item.number for item in items}
+            self.device_should_have_failed = True
+            raise DeviceFailed("no more")
+        if error := self.error(items):
+            if len(items) == 1:
+                self.failures_in_a_row.append(self.owners[items[0].number])
+                if len(self.failures_in_a_row) >= MOST_FAILURES and len({*self.failures_in_a_row}) >= LEAST_GROUPS:
+                    self.device_should_have_failed = True
+            raise error
+        self.failures_in_a_row.clear()
         self.answered.update(item.number for item in items)
         return [item.number for item in items]
+
+    def error(self, items: list[Item]) -> Exception | None:
+        if len(items) > self.fits or any(item.fate == "too big" for item in items):
+            return MemoryError()
+        if self.spoilt or any(item.fate == "raises" for item in items):
+            return Refused()
+        return None
 
     @rule(hand=hands)
     def submit(self, hand: Hand) -> None:
         first = len(self.owners)
         items = [Item(first + n, bucket, fate) for n, (bucket, fate) in enumerate(hand.items)]
-        full = self.batcher.queued >= CAPACITY and not self.stopped
+        refused = self.stopped or bool(self.device.failure)
+        full = self.batcher.queued >= CAPACITY and not refused
         # Nobody makes room while the machine waits, so that a submission to a full queue must be late.
         deadline = self.now if full else None if hand.patience_s is None else self.now + hand.patience_s
         handed = Handed(items, deadline)
@@ -172,6 +194,25 @@ class BatcherMachine(RuleBasedStateMachine):
         self.meanwhile = []
 
     @precondition(lambda self: self.alive)
+    @rule(data=st.data(), handed=st.lists(hands, min_size=2, max_size=5))
+    def spoil(self, data: st.DataObject, handed: list[Hand]) -> None:
+        """For a while nothing works."""
+        self.spoilt = self.was_spoilt = True
+        for hand in handed:
+            self.submit(hand)
+        self.pass_time(WINDOW_S)
+        while self.batcher.step(data.draw(st.sampled_from(self.alive))):
+            self.a_failed_device_holds_nothing()
+        self.spoilt = False
+
+    @precondition(lambda self: self.alive and self.batcher.queued)
+    @rule(data=st.data())
+    def fail_device(self, data: st.DataObject) -> None:
+        self.device_fails = True
+        self.batcher.step(data.draw(st.sampled_from(self.alive)))
+        self.device_fails = False
+
+    @precondition(lambda self: self.alive)
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
         number = data.draw(st.sampled_from(self.alive))
@@ -180,7 +221,7 @@ class BatcherMachine(RuleBasedStateMachine):
             self.batcher.step(number)
         except SystemExit:
             self.alive.remove(number)
-            self.batcher._end()
+            self.batcher._crew.end()
         self.dies = False
 
     @rule()
@@ -188,6 +229,12 @@ class BatcherMachine(RuleBasedStateMachine):
         self.stopped = True
         # As `stop` does it once the threads have started: what is queued drains.
         self.batcher._close(partial(Unavailable, "stopping"))
+
+    @invariant()
+    def a_failed_device_holds_nothing(self) -> None:
+        if hasattr(self, "device"):
+            assert bool(self.device.failure) == self.device_should_have_failed
+            assert not (self.device.failure and self.batcher.queued)
 
     @invariant()
     def records_add_up(self) -> None:
@@ -209,7 +256,7 @@ class BatcherMachine(RuleBasedStateMachine):
         while self.alive and self.batcher.step(self.alive[0]):
             pass
         for _ in self.alive:
-            self.batcher._end()
+            self.batcher._crew.end()
         self.records_add_up()
         assert self.batcher.queued == 0
         for handed in self.handed:
@@ -227,11 +274,13 @@ class BatcherMachine(RuleBasedStateMachine):
             assert all(self.answered[item.number] == 1 for item in handed.items)
             return
         reasons: tuple[type[Exception], ...] = (Internal, Unavailable)
-        reasons += (Refused,) * any(item.fate == "raises" for item in handed.items)
+        reasons += (Refused,) * (self.was_spoilt or any(item.fate == "raises" for item in handed.items))
         reasons += (EngineOutOfMemory,) * any(item.fate == "too big" for item in handed.items)
         reasons += (DeadlineExceeded,) * (handed.deadline is not None)
         reasons += (Cancelled,) * handed.flagged
         assert isinstance(error, reasons)
+        if isinstance(error, DeviceFailed):
+            assert any(item.number in self.suspects for item in handed.items)
 
 
 TestBatcher = BatcherMachine.TestCase

@@ -13,8 +13,9 @@ from producer.errors import Cancelled, DeadlineExceeded, EngineOutOfMemory, Inte
 from producer.job import Lane
 from worker.backlog import BULK_SHARE, STARVED_WINDOWS
 from worker.batcher import Batcher
-from worker.device import Device
+from worker.device import Device, DeviceFailed, Trouble
 from worker.records import BatchRecord
+from worker.streak import LEAST_GROUPS, MOST_FAILURES
 
 PATIENCE_S = 10.0
 WINDOW_S = 0.05
@@ -388,9 +389,60 @@ def test_nobody_waits_for_a_runner_that_died(bench: Bench) -> None:
     futures = bench.submit(1, 2, 3, 4, 5, 6)
     bench.batcher.start()
 
-    assert all(isinstance(future.exception(PATIENCE_S), Internal) for future in futures)
+    # Those that it had are lost with it; the others may be read elsewhere
+    assert all(isinstance(future.exception(PATIENCE_S), Internal) for future in futures[:4])
+    assert all(isinstance(future.exception(PATIENCE_S), Unavailable) for future in futures[4:])
     assert bench.batcher.join(PATIENCE_S)
-    assert isinstance(bench.submit(7)[0].exception(PATIENCE_S), Internal)
+    assert isinstance(bench.submit(7)[0].exception(PATIENCE_S), Unavailable)
+    assert bench.batcher.trouble(60) == Trouble("lines: a runner ended with SystemExit")
+
+
+def test_a_device_that_fails_is_given_up_by_all_its_stages(bench: Bench) -> None:
+    # Given a card with two stages, and items that wait for a batch of either
+    calls: list[list[int]] = []
+
+    def run(bucket: str, items: list[int]) -> Sequence[int]:
+        calls.append(items)
+        raise DeviceFailed("CUDA failure 700: an illegal memory access was encountered")
+
+    bench.device = device = Device(1)
+    other = bench.build(bench.runner)
+    others = bench.submit(10, 11)
+    bench.build(run)
+    on_card, waiting = bench.submit(1, 2, 3, 4), bench.submit(5, 6)
+
+    # When it fails under one batch
+    bench.batcher.step()
+
+    # Then that batch is not tried again, and its items know that they were there; all others may be read elsewhere
+    assert calls == [[1, 2, 3, 4]]
+    assert all(type(future.exception(0)) is DeviceFailed for future in on_card)
+    later = [*bench.submit(7), other.submit(12, bucket="wide")]
+    assert all(type(future.exception(0)) is Unavailable for future in (*waiting, *others, *later))
+    assert device.trouble(60) == Trouble("CUDA failure 700: an illegal memory access was encountered")
+
+
+def test_where_nothing_works_any_more_no_item_is_to_blame(bench: Bench) -> None:
+    def broken(bucket: str, items: list[int]) -> Sequence[int]:
+        raise ValueError("no kernel")
+
+    # Given a few pages of which every line fails
+    bench.device = device = Device(1)
+    bench.build(broken)
+    for page in range(LEAST_GROUPS - 1):
+        bench.batcher.submit_many([page] * MOST_FAILURES, buckets=["wide"] * MOST_FAILURES)
+    while bench.batcher.step():
+        pass
+    assert not device.failure
+
+    # When a line of one page more does
+    last, unread = bench.batcher.submit_many([7, 8], buckets=["narrow"] * 2), bench.submit(9)[0]
+    bench.batcher.step()
+
+    # Then the stage takes no more, and what it has not tried may be read elsewhere
+    assert isinstance(last.exception(0), ValueError)
+    assert type(unread.exception(0)) is Unavailable
+    assert "no kernel" in device.failure
 
 
 def test_every_batch_is_recorded_for_the_metrics(bench: Bench) -> None:
@@ -416,21 +468,52 @@ def test_every_batch_is_recorded_for_the_metrics(bench: Bench) -> None:
 
 def test_a_watchdog_sees_a_runner_that_hangs(bench: Bench) -> None:
     # Given a runner that does not come back
+    bench.device = device = Device(1, clock=bench.clock)
+    bench.build(bench.runner).start()
     bench.runner.gate.clear()
-    bench.batcher.start()
     bench.submit(1, 2, 3, 4)
     assert bench.runner.entered.wait(PATIENCE_S)
 
-    # When a minute passes and work piles up
-    bench.clock.now += 60
+    # When more than a minute passes and work piles up
+    bench.clock.now += 61
     bench.submit(5)
 
-    # Then it shows; and an idle batcher never looks hung
-    assert bench.clock() - bench.batcher.last_progress == 60
-    assert bench.batcher.queued == 1
+    # Then it shows, and which batch it is; an idle batcher never looks hung
+    assert device.trouble(60) == Trouble("lines: 4 items of wide: running for 61 s", hangs=True)
+    assert device.trouble(62) is None
     bench.runner.gate.set()
     bench.finish()
-    assert bench.clock() - bench.batcher.last_progress == 0
+    assert device.trouble(0) is None
+    assert bench.batcher.trouble(0) is None
+
+
+def test_a_watchdog_sees_items_that_no_runner_takes(bench: Bench) -> None:
+    # Given a runner that hangs while it looks whether a batch may leave, with the batcher's lock held
+    gate, entered = threading.Event(), threading.Event()
+
+    def upstream() -> int:
+        entered.set()
+        gate.wait()
+        return 0
+
+    bench.batcher = Batcher(
+        "lines",
+        [bench.runner],
+        max_batch=lambda bucket: 4,
+        max_delay_s=WINDOW_S,
+        capacity=8,
+        upstream=upstream,
+        clock=bench.clock,
+    )
+    bench.batcher.start()
+    bench.submit(1)
+    assert entered.wait(PATIENCE_S)
+    assert bench.batcher.trouble(60) is None
+
+    bench.clock.now += 61
+
+    assert bench.batcher.trouble(60) == Trouble("lines: 1 items wait, and none has moved for 61 s", hangs=True)
+    gate.set()
 
 
 def test_a_runner_that_cannot_prepare_keeps_the_batcher_from_starting() -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tests.worker.compiled_kernels import COMPILER, compiled
 from worker import kernels
+from worker.device import DeviceFailed
 from worker.kernels import CUT, SHRUNK, CudaKernels
 from worker.predictors.endings import best_classes
 from worker.recognition import LineInput, cuts
@@ -137,3 +138,27 @@ def test_the_best_classes_are_those_of_a_softmax(precision: type[Any]) -> None:
     expected = best_classes(softmax.astype(np.float32))
     assert (answers[..., 0] == expected[..., 0]).all()
     assert np.allclose(answers[..., 1], expected[..., 1], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        (
+            "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; expr=cudaStreamSynchronize",
+            DeviceFailed,
+        ),
+        ("cudaErrorLaunchFailure: unspecified launch failure", DeviceFailed),
+        ("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered", DeviceFailed),
+        ("Non-zero status code while running Conv. CUDNN failure 5000: CUDNN_STATUS_EXECUTION_FAILED", DeviceFailed),
+        ("(External) CUDA error(719), unspecified launch failure.", DeviceFailed),
+        ("CUDA failure 2: out of memory", MemoryError),
+        ("cudaErrorMemoryAllocation: out of memory", MemoryError),
+        ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED", MemoryError),
+        ("Failed to allocate memory for requested buffer of size 90", MemoryError),
+        ("Got invalid dimensions for input: x", RuntimeError),
+    ],
+)
+def test_errors_of_a_card_are_told_apart(told: str, kind: type[Exception]) -> None:
+    with pytest.raises(kind) as caught, kernels.card_errors():
+        raise RuntimeError(told)
+    assert type(caught.value) is kind

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from producer.cards import FoundCards
 from producer.errors import Unavailable
 from producer.settings import Settings
 from tests.model_folders import write_description, write_folder
@@ -286,3 +287,12 @@ def test_a_card_that_cannot_be_used_is_told_and_the_cpu_takes_its_place(monkeypa
     assert "cuda was passed over, because libcudnn.so.9 is missing" in choice.reason
     with pytest.raises(Unavailable, match=r"OCRPOOL_STRICT_RUNTIME is set: libcudnn.so.9 is missing"):
         choose(Settings(device="cuda", strict_runtime=True))
+
+
+@needs_v6
+def test_a_card_that_the_driver_does_not_tell_of_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.runtimes.cards_for", lambda settings: FoundCards((), "NVML says: no", amiss=True))
+
+    assert "cuda was passed over, because NVML says: no" in choose(Settings()).reason
+    with pytest.raises(Unavailable, match=r"OCRPOOL_STRICT_RUNTIME is set: NVML says: no"):
+        choose(Settings(strict_runtime=True))

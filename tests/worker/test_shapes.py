@@ -63,6 +63,11 @@ def test_padding_inside_places_and_empty_places_are_told_apart() -> None:
     assert padding.empty_share == pytest.approx(1 - 1400 / 2000)
 
 
+def test_long_lines_are_counted_in_the_smaller_batches_that_they_go_in() -> None:
+    # 64 lines of 3200 columns would make a batch too large for a card: they go in eights.
+    assert line_padding({3200: 9}, (3200,), (8, 64)).batches == 16 * 3200
+
+
 @given(st.integers(1, 1500), st.integers(1, 1500))
 def test_a_pages_padding_is_that_of_the_detector(height: int, width: int) -> None:
     shapes = DEFAULTS["cuda"]

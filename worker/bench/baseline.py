@@ -155,8 +155,8 @@ class Batched(Reader):
 
     def __init__(self) -> None:
         settings = Settings()
-        self.width = in_flight(settings).pages
         self.engine = PpOcr(settings)
+        self.width = in_flight(settings, on_card=self.engine.on_card).pages
         self.model = self.engine.model
         self.engine.start()
 

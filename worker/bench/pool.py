@@ -11,7 +11,6 @@ from urllib.request import urlopen
 from prometheus_client.parser import text_string_to_metric_families
 
 from producer import Producer
-from producer.cards import in_flight
 from producer.embedded import pool_of_its_own
 from producer.plan import plan_for_this_machine
 from producer.settings import Settings
@@ -31,15 +30,12 @@ class MeasuredPool:
     producer: Producer
     settings: Settings
     worker_pids: tuple[int, ...]
+    #: Pages that all workers read at a time.
+    width: int
     #: Of every part of the pool.
     pids: tuple[int, ...]
     #: Names the models and the runtime.
     model: str
-
-    @property
-    def width(self) -> int:
-        """Pages that all workers read at a time."""
-        return in_flight(self.settings).pages * len(self.worker_pids)
 
     def rss_bytes(self) -> int:
         """Resident memory of the workers and their decoders."""
@@ -70,13 +66,14 @@ def measured_pool(settings: Settings, *, workers: int | None = None) -> Iterator
         parts.start_redis()
         started = parts.start_workers(plan_for_this_machine(own, workers).workers, ready_timeout_s=READY_S)
         with Producer(own) as producer:
-            models = {str(worker["model"]) for worker in producer.ledger.workers().values()}
+            warm = producer.ledger.workers().values()
             yield MeasuredPool(
                 producer,
                 own,
                 worker_pids=tuple(worker.popen.pid for worker in started),
                 pids=tuple(part.popen.pid for part in (*parts.processes, *started)),
-                model=", ".join(sorted(models)),
+                width=sum(int(str(worker["pages"])) for worker in warm),
+                model=", ".join(sorted({str(worker["model"]) for worker in warm})),
             )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from worker.predictors import Shape
@@ -32,3 +34,12 @@ def engine_folder(root: Path, model: Path, *, precision: str, shapes: Iterable[S
     folder = root / host / f"{digest([model])}-{precision}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold the folder against the other workers of this host. Blocks while another has it; a process that ends gives
+    it back."""
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

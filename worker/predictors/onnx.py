@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
@@ -19,7 +18,7 @@ import numpy as np
 from worker import kernels
 from worker.kernels import CudaKernels
 from worker.predictors import Answers, Device, Execution, Shape, Stage, check_shape, graph
-from worker.predictors.engine_files import engine_folder
+from worker.predictors.engine_files import engine_folder, one_at_a_time
 from worker.predictors.graph import ANSWERS
 from worker.tensors import Batch, HostKernels, Kernels, Tensor
 
@@ -67,8 +66,8 @@ def troubles(device: Device) -> Iterator[str]:
             return
 
 
-def _session(model: bytes, threads: int, provider: str, options: Mapping[str, str]) -> Any:
-    """A session on one provider; what it cannot run goes to the CPU.
+def _session(model: bytes, threads: int, providers: Sequence[tuple[str, Mapping[str, str]]]) -> Any:
+    """A session on the providers, each for what those before it cannot run; what none of them can goes to the CPU.
 
     Raises:
         RuntimeError: the provider's libraries are not there, and the runtime would have used the CPU without a word.
@@ -80,9 +79,11 @@ def _session(model: bytes, threads: int, provider: str, options: Mapping[str, st
     session_options.intra_op_num_threads = threads
     session_options.inter_op_num_threads = 1
     session_options.log_severity_level = ERRORS_ONLY
-    session = onnxruntime.InferenceSession(model, session_options, providers=[(provider, dict(options))])
-    if provider not in session.get_providers():
-        raise RuntimeError(f"{provider} cannot be used here: its libraries are missing")
+    session = onnxruntime.InferenceSession(
+        model, session_options, providers=[(name, dict(options)) for name, options in providers]
+    )
+    if missing := {name for name, _ in providers}.difference(session.get_providers()):
+        raise RuntimeError(f"{sorted(missing)[0]} cannot be used here: its libraries are missing")
     return session
 
 
@@ -102,17 +103,6 @@ def default_run(path: Path, *, on_card: bool) -> Callable[[Tensor], Tensor]:
     return run
 
 
-@contextmanager
-def _memory_errors() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        # The runtime has no class of its own for this, and its errors are not of Python's kinds.
-        if re.search("alloc|out of memory", str(error), re.IGNORECASE):
-            raise MemoryError(str(error)) from error
-        raise
-
-
 class OnnxPredictor:
     """Runs one ONNX file on the CPU; see `Predictor`."""
 
@@ -127,7 +117,7 @@ class OnnxPredictor:
 
     def run(self, batch: Batch) -> Answers:
         check_shape(batch, self.shapes)
-        with _memory_errors():
+        with kernels.card_errors():  # those of memory read alike on a CPU
             answers: Answers = self._session.run([ANSWERS], {self._input: batch})[0]
         return answers[:, 0] if self._stage is Stage.DETECTOR else answers
 
@@ -148,7 +138,7 @@ def _shared_session(path: Path, stage: Stage, threads: int) -> Any:
         if session is None:
             model = graph.load(path)
             graph.end_in_answers(model, stage)
-            session = _session(graph.serialised(model), threads, "CPUExecutionProvider", {})
+            session = _session(graph.serialised(model), threads, [("CPUExecutionProvider", {})])
             _sessions[path, threads] = session
         return session
 
@@ -202,7 +192,7 @@ class OnnxCardPredictor:
     def run(self, batch: Batch) -> Answers:
         shape = check_shape(batch, self.shapes)
         recording = self._recordings.get(shape) or self._record(shape)
-        with _memory_errors(), self._card.on_card(f"{self._stage} {shape}"):
+        with self._card.on_card(f"{self._stage} {shape}"):
             self._card.place(batch)
             recording.replay()
             return self._answers(recording)
@@ -229,10 +219,9 @@ class OnnxCardPredictor:
         return self._card.fetch(output)
 
     def _record(self, shape: Shape) -> _Recording:
-        provider, options = self._provider(shape)
-        with _memory_errors(), self._card.on_card(f"record {shape}"):
+        with self._one_builds(), self._card.on_card(f"record {shape}"):
             output = self._card.empty((shape.batch, *self._tail(shape)), self._output_type)
-            session = _session(graph.for_shape(self._model, shape), 1, provider, options)
+            session = _session(graph.for_shape(self._model, shape), 1, self._providers(shape))
             binding = session.io_binding()
             sides = (shape.batch, 3, shape.height, shape.width)
             binding.bind_input(session.get_inputs()[0].name, MEMORY, 0, np.float32, sides, self._card.input.data.ptr)
@@ -263,14 +252,21 @@ class OnnxCardPredictor:
 
     @cached_property
     def _probe(self) -> Any:
-        return _session(graph.serialised(graph.load(self._path)), 1, "CPUExecutionProvider", {})
+        return _session(graph.serialised(graph.load(self._path)), 1, [("CPUExecutionProvider", {})])
 
-    def _provider(self, shape: Shape) -> tuple[str, dict[str, str]]:
+    def _providers(self, shape: Shape) -> list[tuple[str, dict[str, str]]]:
+        """The first runs what it can, on the predictor's stream; the next what that leaves, on the same."""
         stream = self._card.stream.ptr
         if self._execution.device == "cuda":
-            return CUDA, cuda_options(stream)
+            return [(CUDA, cuda_options(stream))]
         name = self._model.graph.input[0].name
-        return TENSORRT, tensorrt_options(name, shape, self._engines, stream, half=self._execution.half)
+        options = tensorrt_options(name, shape, self._engines, stream, half=self._execution.half)
+        # What is left over is not a whole graph, which alone could be recorded.
+        return [(TENSORRT, options), (CUDA, {**cuda_options(stream), "enable_cuda_graph": "0"})]
+
+    def _one_builds(self) -> AbstractContextManager[None]:
+        """TensorRT builds an engine of minutes, which the other workers then find: they wait for it."""
+        return one_at_a_time(self._engines) if self._execution.device == "tensorrt" else nullcontext()
 
     @cached_property
     def _engines(self) -> Path:

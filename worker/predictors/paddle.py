@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from worker.kernels import card_errors
 from worker.predictors import Answers, Device, Execution, Shape, Stage, check_shape
 from worker.predictors.endings import ENDINGS
 from worker.predictors.engine_files import engine_folder
@@ -206,15 +207,16 @@ class PaddlePredictor:
 
     def run(self, batch: Batch) -> Answers:
         check_shape(batch, self.shapes)
-        try:
-            self._input.copy_from_cpu(batch)
-            self._predictor.run()
-            output: Tensor = self._output.copy_to_cpu()
-        except RuntimeError as error:
-            # Paddle names its class only in the text.
-            if "ResourceExhausted" in str(error) or "could not create a memory" in str(error):
-                raise MemoryError(str(error)) from error
-            raise
+        with card_errors():
+            try:
+                self._input.copy_from_cpu(batch)
+                self._predictor.run()
+                output: Tensor = self._output.copy_to_cpu()
+            except RuntimeError as error:
+                # Paddle names its class only in the text.
+                if "ResourceExhausted" in str(error) or "could not create a memory" in str(error):
+                    raise MemoryError(str(error)) from error
+                raise
         return self._ending(output)
 
     def warm_up(self) -> None:

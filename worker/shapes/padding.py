@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from producer.settings import Size
 from worker.detection import place
+from worker.recognition import batches_of
 
 #: PaddleX sorts a page's lines by width, takes batches of 6, and pads each to its widest line or to 320 pixels.
 PADDLEX_BATCH, PADDLEX_LEAST, PADDLEX_MOST = 6, 320, 3200
@@ -50,7 +51,7 @@ def line_padding(lines: Mapping[int, int], widths: Sequence[int], batches: Seque
     return Padding(
         real=sum(min(width, widths[-1]) * count for width, count in lines.items()),
         places=sum(bucket * count for bucket, count in in_bucket.items()),
-        batches=sum(bucket * _slots(count, batches) for bucket, count in in_bucket.items()),
+        batches=sum(bucket * _slots(count, batches_of(bucket, batches)) for bucket, count in in_bucket.items()),
     )
 
 
