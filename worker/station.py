@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 
 import structlog
 
@@ -53,6 +54,8 @@ class Station:
         self.leases = LeaseKeeper(self.ledger, settings.lease_renew_s, self._announce)
         self.sweeper = Sweeper(self.ledger, self.publisher, self.blobs, settings.sweep_interval_s)
         self.health = HealthServer(settings.worker_metrics_host, settings.worker_metrics_port, self.engine.trouble)
+        #: Set once this worker takes no more work.
+        self.stopping = threading.Event()
         self._ready = False
 
     def _rasters(self) -> Rasters:
@@ -100,6 +103,7 @@ class Station:
     def draining(self) -> None:
         """Say in the ledger that it takes no more."""
         self._ready = False
+        self.stopping.set()
         try:
             self.ledger.withdraw(self.name)
         except Unavailable as error:
