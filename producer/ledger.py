@@ -374,6 +374,10 @@ class Ledger:
             more=max(len(publish), len(blobs)) >= limit,
         )
 
+    def take_turn(self, interval_s: float) -> bool:
+        """Whether nobody else has begun to sweep within this time."""
+        return bool(self._run("note", "sweeping", "1", _ms(interval_s), "1"))
+
     def forget_blobs(self, blobs: Sequence[str]) -> None:
         """Say that the swept blobs are deleted."""
         if blobs:
@@ -413,8 +417,7 @@ class Ledger:
     def announce(self, worker: str, description: Mapping[str, object]) -> None:
         """Say that the worker lives and is ready; forgotten after three missed renewals."""
         ttl_ms = _ms(3 * self.settings.lease_renew_s)
-        with reachable():
-            self.redis.set(f"{self.namespace}:worker:{worker}", json.dumps(dict(description)), px=ttl_ms)
+        self._run("note", f"worker:{worker}", json.dumps(dict(description)), ttl_ms, "0")
 
     def withdraw(self, worker: str) -> None:
         """Say that the worker is leaving."""

@@ -3,6 +3,7 @@
 --       lane, pages total or '', unit...
 -- Returns 'accepted', 'full' or 'exists'.
 local id, now = ARGV[1], now_ms()
+if type(cjson.decode(ARGV[2])) ~= 'table' then error('a record is an object') end
 if not string.match(id, '^%S+$') then error('an id is one word') end
 whole(4, 0); whole(5, 0); whole(6, 1)
 check_lane(ARGV[7])

@@ -33,7 +33,7 @@ local function after_death(id, unit, lane, deaths)
   if deaths < 2 then return again(id, unit, lane) end
   if not first then
     if deaths < 3 then return again(id, unit, lane) end
-    bury_unit(id, unit, cjson.decode(ARGV[5]), now)
+    bury_unit(id, unit, poison, now)
     return finalise(id, 'failed', ARGV[5], ttl, now)
   end
   remove_unit(id, unit)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 
+from producer.blobs import MemoryStore
 from producer.embedded import answers, redis_command
 from producer.errors import Unavailable
 from producer.job import JobState
@@ -19,6 +20,7 @@ from producer.room import Room
 from producer.settings import Settings
 from tests.conftest import assert_every_key_is_owned
 from tests.producer.test_ledger import claimed, lapse, make_job, page_read
+from worker.sweeper import Sweeper
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,17 @@ def test_a_full_redis_is_swept(roomy: Ledger) -> None:
     claimed(roomy, job, "1+1")
     lapse(roomy)
     fill(roomy)
-    assert roomy.sweep("q.").deaths == 1
+    publisher = Publisher(roomy.settings)
+    swept = Sweeper(roomy, publisher, MemoryStore(), interval_s=3600).sweep()
+    assert swept is not None
+    assert swept.deaths == 1
+    publisher.close()
+
+
+def test_a_full_redis_still_knows_its_workers(roomy: Ledger) -> None:
+    fill(roomy)
+    roomy.announce("gpu0", {})
+    assert roomy.is_ready("gpu0")
 
 
 def test_what_a_full_redis_cannot_queue_is_left_to_the_sweeper(roomy: Ledger) -> None:

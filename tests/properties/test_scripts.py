@@ -19,7 +19,19 @@ from producer.settings import Settings
 from tests.conftest import assert_every_key_is_owned
 from tests.producer.test_ledger import claimed, lapse, make_job, page_read
 
-SCRIPTS = ["accept", "claim", "finish_job", "finish_page", "plan", "release", "renew", "status", "sweep"]
+SCRIPTS = [
+    "accept",
+    "bury",
+    "claim",
+    "finish_job",
+    "finish_page",
+    "note",
+    "plan",
+    "release",
+    "renew",
+    "status",
+    "sweep",
+]
 #: Stand for what the test's job has: its id, and the fences of its claims.
 JOB, FENCE, PREPARE_FENCE = "<job>", "<fence>", "<fence of prepare>"
 JUNK = st.one_of(
