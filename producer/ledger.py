@@ -25,6 +25,7 @@ script that runs whole or not at all and reads the server's clock.
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ from producer.job import (
     Span,
     Unit,
 )
+from producer.room import Room
 from producer.settings import Settings
 
 _OUTCOME: TypeAdapter[PageResult | PageFailure] = TypeAdapter(PageOutcome)
@@ -143,10 +145,11 @@ class Ledger:
             health_check_interval=25,
             max_connections=256,
         )
+        self._room = Room(self.redis, settings.redis_reserve_percent)
         folder = files("producer") / "lua"
         prelude = (folder / "prelude.lua").read_text()
         self._scripts: dict[str, Callable[..., Any]] = {
-            entry.name.removesuffix(".lua"): self.redis.register_script(prelude + entry.read_text())
+            entry.name.removesuffix(".lua"): self.redis.register_script(_source(prelude, entry.read_text()))
             for entry in folder.iterdir()
             if entry.name.endswith(".lua") and entry.name != "prelude.lua"
         }
@@ -185,8 +188,11 @@ class Ledger:
 
         Raises:
             QueueFull: `max_queued_jobs` jobs are unfinished.
-            Unavailable: Redis cannot be reached, is full, or does not get the job to its disk (`durable`).
+            Unavailable: Redis cannot be reached, is full but for its reserve, or does not get the job to its disk
+                (`durable`).
         """
+        with reachable():
+            self._room.check()
         spans = [PREPARE] if pages_total is None else self._spans(pages_total)
         deadline_s = job.options.deadline_s or self.settings.deadline_s
         verdict = self._run_durably(
@@ -294,8 +300,11 @@ class Ledger:
 
     # Units of work
 
-    def claim(self, job_id: str, unit: str, worker: str) -> Claim | Refusal:
-        """Take a unit for `lease_s`: every older holder's writes are refused from now on."""
+    def claim(self, job_id: str, unit: str, worker: str, token: str = "") -> Claim | Refusal:
+        """Take a unit for `lease_s`: every older holder's writes are refused from now on.
+
+        Whoever cannot know whether a claim took place asks again with its `token`, and is given the claim that stands.
+        """
         span = None if unit == PREPARE else Span.parse(unit)
         reply = self._run(
             "claim",
@@ -307,6 +316,7 @@ class Ledger:
             _ms(self.settings.lease_s),
             int(self.settings.result_ttl_s),
             _EXPIRED.model_dump_json(),
+            token or uuid.uuid4().hex,
         )
         if reply[0] != b"claimed":
             return Refusal(reply[0].decode())
@@ -370,6 +380,10 @@ class Ledger:
             more=max(len(publish), len(blobs)) >= limit,
         )
 
+    def take_turn(self, interval_s: float) -> bool:
+        """Whether nobody else has begun to sweep within this time."""
+        return bool(self._run("note", "sweeping", "1", _ms(interval_s), "1"))
+
     def forget_blobs(self, blobs: Sequence[str]) -> None:
         """Say that the swept blobs are deleted."""
         if blobs:
@@ -416,8 +430,7 @@ class Ledger:
     def announce(self, worker: str, description: Mapping[str, object]) -> None:
         """Say that the worker lives and is ready; forgotten after three missed renewals."""
         ttl_ms = _ms(3 * self.settings.lease_renew_s)
-        with reachable():
-            self.redis.set(f"{self.namespace}:worker:{worker}", json.dumps(dict(description)), px=ttl_ms)
+        self._run("note", f"worker:{worker}", json.dumps(dict(description)), ttl_ms, "0")
 
     def withdraw(self, worker: str) -> None:
         """Say that the worker is leaving."""
@@ -440,6 +453,12 @@ class Ledger:
             for key, value in zip(keys, values, strict=True)
             if value is not None
         }
+
+
+def _source(prelude: str, script: str) -> str:
+    """The whole script. Its flags, if any, are for the server, which looks for them in the first line alone."""
+    flags, _, rest = script.partition("\n")
+    return f"{flags}\n{prelude}{rest}" if flags.startswith("#!") else prelude + script
 
 
 def _units(rows: Sequence[Sequence[bytes]]) -> list[Unit]:

@@ -132,6 +132,10 @@ class Settings(BaseSettings):
     )
     max_wait_s: float = Field(60, ge=0, le=600, description="Longest long-poll at the gateway.")
 
+    redis_reserve_percent: int = Field(
+        15, ge=0, le=90, description="Part of Redis' `maxmemory` that is kept for accepted jobs: new ones are refused."
+    )
+
     # Ledger
     durable: bool = Field(
         False, description="Accept a job only once Redis has it on its disk (WAITAOF; Redis 7.2 with `appendonly yes`)."
@@ -222,6 +226,10 @@ class Settings(BaseSettings):
         if self.lease_s < 2 * self.lease_renew_s:
             raise ValueError(
                 "OCRPOOL_LEASE_S must be at least twice OCRPOOL_LEASE_RENEW_S, or live workers lose their leases"
+            )
+        if self.lease_s < 2 * self.sweep_interval_s:
+            raise ValueError(
+                "OCRPOOL_LEASE_S must be at least twice OCRPOOL_SWEEP_INTERVAL_S, or dead workers are found late"
             )
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from functools import partial
 
@@ -69,6 +70,8 @@ class Station:
             partial(self.ledger.messages, queues), lambda: bool(self.leases.held), settings.intake_timeout_s
         )
         self.watchdog = Watchdog([self.engine.trouble, self.intake.trouble], self._hand_back, settings.batch_timeout_s)
+        #: Set once this worker takes no more work.
+        self.stopping = threading.Event()
         self._ready = False
 
     def _rasters(self) -> Rasters:
@@ -118,6 +121,7 @@ class Station:
     def draining(self) -> None:
         """Say in the ledger that it takes no more."""
         self._ready = False
+        self.stopping.set()
         self.intake.stop()
         try:
             self.ledger.withdraw(self.name)

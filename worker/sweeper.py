@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 
 from producer.blobs import BlobStore
-from producer.ledger import Ledger, Swept, reachable
+from producer.ledger import Ledger, Swept
 from producer.queue import Publisher, queue_prefix
 from worker.periodic import Periodic
 
@@ -26,10 +26,7 @@ class Sweeper(Periodic):
 
     def sweep(self) -> Swept | None:
         """Sweep once; None when another worker has swept in this interval."""
-        lock = f"{self._ledger.namespace}:sweeping"
-        with reachable():
-            mine = self._ledger.redis.set(lock, "1", nx=True, px=round(self._interval_s * 900))
-        if not mine:
+        if not self._ledger.take_turn(0.9 * self._interval_s):
             return None
         swept = self._sweep_once()
         while swept.more and not self._stopping.is_set():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
@@ -37,8 +38,8 @@ log = structlog.get_logger(__name__)
 Message = TypeVar("Message", bound=Contract)
 Returned = TypeVar("Returned")
 
-#: Pauses between tries to write to a ledger that cannot be reached. Together they outlast a Redis restart; after them
-#: the lease lapses and the page is read again.
+#: Pauses between tries to reach the ledger, the last one again and again. Together they outlast a Redis restart: a
+#: worker that is stopping tries no longer.
 _RETRY_PAUSES_S = (0.1, 0.3, 1.0, 3.0, 5.0)
 
 
@@ -54,11 +55,11 @@ def prepare(station: Station, body: object) -> None:
             with _document(station, claim) as path:
                 pages = station.rasteriser.count_pages(path, claim.job.media_type)
         except Unavailable:
-            units = _patiently(lease, partial(station.ledger.release, claim, again=True))
+            units = _patiently(station, lease, partial(station.ledger.release, claim, again=True))
         except OcrpoolError as error:
-            units = _patiently(lease, partial(_fail, station, claim, error))
+            units = _patiently(station, lease, partial(_fail, station, claim, error))
         else:
-            units = _patiently(lease, partial(station.ledger.plan, claim, pages))
+            units = _patiently(station, lease, partial(station.ledger.plan, claim, pages))
     station.publisher.publish(units or ())
 
 
@@ -93,9 +94,9 @@ def _read_claimed(station: Station, claim: Claim, *, alone: bool) -> None:
             return  # The ledger has taken it back already.
         if lease.suspect.is_set():
             # The worker is about to end, and this may be why: a death to be counted.
-            _patiently(lease, partial(station.ledger.let_lapse, [claim]))
+            _patiently(station, lease, partial(station.ledger.let_lapse, [claim]))
             return
-        units = _patiently(lease, partial(station.ledger.release, claim, again=not written))
+        units = _patiently(station, lease, partial(station.ledger.release, claim, again=not written))
     station.publisher.publish(units or ())
 
 
@@ -147,8 +148,8 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
 
 
 def _finish(station: Station, lease: Lease, outcome: PageResult | PageFailure) -> bool:
-    """Write the outcome. False when the ledger cannot be reached for longer than a restart takes."""
-    verdict = _patiently(lease, partial(station.ledger.finish_page, lease.claim, outcome))
+    """Write the outcome. False if the page must be read again, by another worker."""
+    verdict = _patiently(station, lease, partial(station.ledger.finish_page, lease.claim, outcome))
     if isinstance(verdict, JobState):
         _count(outcome)
     if verdict in (Refusal.FENCED, Refusal.FINAL) or (isinstance(verdict, JobState) and verdict.final):
@@ -156,16 +157,27 @@ def _finish(station: Station, lease: Lease, outcome: PageResult | PageFailure) -
     return verdict is not None
 
 
-def _patiently(lease: Lease, write: Callable[[], Returned]) -> Returned | None:
-    """What the ledger answers; None when it cannot be reached for longer than a restart takes."""
-    for pause_s in (*_RETRY_PAUSES_S, None):
+def _patiently(station: Station, lease: Lease, write: Callable[[], Returned]) -> Returned | None:
+    """What the ledger answers, however long it is away; None once the lease is lost or this worker has to stop.
+
+    The lease is renewed meanwhile, as soon as the ledger is back.
+    """
+    for pause_s in _pauses(station):
         try:
             return write()
         except Unavailable as error:
             log.warning("ledger.not_written", job_id=lease.claim.job.id, unit=lease.claim.unit, error=str(error))
-            if pause_s is not None:
-                lease.lost.wait(pause_s)
+        if lease.lost.wait(pause_s):
+            break
     return None
+
+
+def _pauses(station: Station) -> Iterator[float]:
+    """A pause after each try to reach the ledger: without end while this worker runs, a few once it is stopping."""
+    yield from _RETRY_PAUSES_S
+    while not station.stopping.is_set():
+        # A claim whose answer was lost is renewed by nobody until it is asked for again.
+        yield min(_RETRY_PAUSES_S[-1], station.settings.lease_renew_s)
 
 
 def _count(outcome: PageResult | PageFailure) -> None:
@@ -191,12 +203,24 @@ def _parse(station: Station, kind: type[Message], body: object) -> Message | Non
 
 
 def _claim(station: Station, job_id: str, unit: str) -> Claim | None:
-    claim = station.ledger.claim(job_id, unit, station.name)
-    if isinstance(claim, Refusal):
+    """The claim, or None if there is nothing to do.
+
+    While the ledger is away or full, this thread waits with its message: the worker takes no more than it has threads.
+    """
+    token = uuid.uuid4().hex
+    for pause_s in _pauses(station):
+        try:
+            claim = station.ledger.claim(job_id, unit, station.name, token)
+        except Unavailable as error:
+            log.warning("unit.not_claimed", job_id=job_id, unit=unit, error=str(error))
+            station.stopping.wait(pause_s)
+            continue
+        if isinstance(claim, Claim):
+            return claim
         metrics.UNITS_REFUSED.labels(claim.value).inc()
         log.debug("unit.refused", job_id=job_id, unit=unit, reason=claim.value)
-        return None
-    return claim
+        break
+    return None
 
 
 @contextmanager

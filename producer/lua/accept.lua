@@ -3,6 +3,12 @@
 --       lane, pages total or '', unit...
 -- Returns 'accepted', 'full' or 'exists'.
 local id, now = ARGV[1], now_ms()
+if type(cjson.decode(ARGV[2])) ~= 'table' then error('a record is an object') end
+if not string.match(id, '^%S+$') then error('an id is one word') end
+whole(4, 0); whole(5, 0); whole(6, 1)
+check_lane(ARGV[7])
+if ARGV[8] ~= '' then whole(8, 1) end
+check_units(9)
 if redis.call('EXISTS', job_key(id)) == 1 then return 'exists' end
 if redis.call('ZCARD', ACTIVE) >= tonumber(ARGV[4]) then return 'full' end
 redis.call('HSET', job_key(id), 'record', ARGV[2], 'blob', ARGV[3], 'state', 'queued', 'created', now,

@@ -1,10 +1,12 @@
 -- Takes a unit for one worker: a lease that must be renewed, and a fence that makes every older holder's writes harmless.
 -- ARGV: id, unit, first page, page count (0 for "prepare"), worker, lease (ms), TTL of a final job (s), error of an
---       expired job (JSON)
+--       expired job (JSON), token of this claim: asked again with the same one, a claim that stands is told again
 -- Returns {'gone'} no such job or unit; {'final'}; {'held'} by a live worker; {'done'} every page has an outcome;
 --         {'claimed', fence, record, deadline (ms from now), lane, page...}
 local id, unit, now = ARGV[1], ARGV[2], now_ms()
 local member = id .. ' ' .. unit
+whole(3, 0); whole(4, 0, 1000); whole(6, 1); whole(7, 0)
+if not (ARGV[8] and ARGV[9]) then error('arguments are missing') end
 local v = redis.call('HMGET', job_key(id), 'state', 'record', 'deadline')
 if not v[1] then return { 'gone' } end
 if FINAL[v[1]] then return { 'final' } end
@@ -15,11 +17,18 @@ end
 local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
 if not lane then return { 'gone' } end
 local lease = redis.call('ZSCORE', LEASES, member)
-if lease and tonumber(lease) > now then return { 'held' } end
+local held = lease and tonumber(lease) > now
+if held and redis.call('HGET', spans_key(id), unit .. ':token') ~= ARGV[9] then return { 'held' } end
 if lane == 'quarantine' and (redis.call('GET', QUARANTINED) or member) ~= member then return { 'held' } end
 local todo = {}
 for page = tonumber(ARGV[3]), ARGV[3] + ARGV[4] - 1 do
   if redis.call('HEXISTS', pages_key(id), page) == 0 then todo[#todo + 1] = page end
+end
+-- The answer to this very claim was lost on its way.
+if held then
+  redis.call('ZADD', LEASES, now + ARGV[6], member)
+  local standing = tonumber(redis.call('HGET', spans_key(id), unit .. ':fence'))
+  return { 'claimed', standing, v[2], tonumber(v[3]) - now, lane, unpack(todo) }
 end
 -- How far the lane's queue has come: what was published long before this and is not claimed was lost.
 local published = redis.call('ZSCORE', waiting_key(lane), member)
@@ -31,7 +40,7 @@ forget(id, unit)
 if #todo == 0 and unit ~= 'prepare' then return { 'done' } end
 if lane == 'quarantine' then redis.call('SET', QUARANTINED, member, 'PX', ARGV[6]) end
 local fence = next_fence(id, now)
-redis.call('HSET', spans_key(id), unit .. ':fence', fence, unit .. ':worker', ARGV[5])
+redis.call('HSET', spans_key(id), unit .. ':fence', fence, unit .. ':worker', ARGV[5], unit .. ':token', ARGV[9])
 redis.call('ZADD', LEASES, now + ARGV[6], member)
 if v[1] == 'queued' then
   redis.call('HSET', job_key(id), 'state', 'running', 'started', now)

@@ -2,9 +2,12 @@
 -- ARGV: id, fence, pages total, lane, span...
 -- Returns 'planned', 'fenced' or 'final'.
 local id, now = ARGV[1], now_ms()
+whole(3, 1)
+check_lane(ARGV[4])
+check_units(5)
 local state = redis.call('HGET', job_key(id), 'state')
 if not state or FINAL[state] then return 'final' end
-if redis.call('HGET', spans_key(id), 'prepare:fence') ~= ARGV[2] then return 'fenced' end
+if not holds(id, 'prepare', ARGV[2]) then return 'fenced' end
 remove_unit(id, 'prepare')
 redis.call('HSET', job_key(id), 'pages_total', ARGV[3])
 for i = 5, #ARGV do add_unit(id, ARGV[i], ARGV[4], 0, now) end

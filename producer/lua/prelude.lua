@@ -1,4 +1,5 @@
 -- Prepended to every script: names of keys, the server's clock, and the one way in which a job becomes final.
+-- A script whose first line allows it runs in a full Redis, too: it frees memory, or keeps or ends what was accepted.
 -- KEYS[1] is the namespace. A "unit" is what a lease covers: a span such as "1+8", or "prepare".
 -- A unit's member in the sorted sets is "<job id> <unit>".
 
@@ -21,6 +22,31 @@ local QUARANTINED = ns .. ':quarantined'
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Arguments are checked before the first write: a script that fails halfway keeps what it has written.
+local function whole(i, least, most)
+  local number = tonumber(ARGV[i])
+  if not number or number ~= math.floor(number) or number < least or number > (most or 1e15) then
+    error('argument ' .. i .. ' must be a whole number in range')
+  end
+  return number
+end
+local function pages_of(unit) return string.match(unit, '^([1-9]%d*)%+([1-9]%d*)$') end
+local function check_units(first)
+  if #ARGV < first then error('a job has at least one unit') end
+  for i = first, #ARGV do
+    if ARGV[i] ~= 'prepare' and not pages_of(ARGV[i]) then error('argument ' .. i .. ' must be a unit') end
+  end
+end
+local function check_lane(lane)
+  for _, known in ipairs(LANES) do if lane == known then return end end
+  error('there is no such lane')
+end
+
+-- Whether the fence is that of the unit's holder. 0 is the fence of a unit that nobody has held.
+local function holds(id, unit, fence)
+  return fence ~= '0' and redis.call('HGET', spans_key(id), unit .. ':fence') == fence
 end
 
 local function publish_event(id)
@@ -71,7 +97,8 @@ end
 -- Ends the unit: it is in no list, and no fence of it is current.
 local function remove_unit(id, unit)
   forget(id, unit)
-  redis.call('HDEL', spans_key(id), unit .. ':fence', unit .. ':lane', unit .. ':deaths', unit .. ':worker')
+  redis.call('HDEL', spans_key(id), unit .. ':fence', unit .. ':lane', unit .. ':deaths', unit .. ':worker',
+    unit .. ':token')
 end
 
 -- The next quarantined unit, if none is being read: {} or {{id, unit, lane}}.

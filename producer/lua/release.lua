@@ -1,7 +1,8 @@
+#!lua flags=allow-oom
 -- Gives a unit back. ARGV: id, unit, fence, '1' if it shall be done again by another worker.
 -- Returns {{id, unit, lane}...} to publish.
 local id, unit, now = ARGV[1], ARGV[2], now_ms()
-if redis.call('HGET', spans_key(id), unit .. ':fence') ~= ARGV[3] then return next_quarantined(now) end
+if not holds(id, unit, ARGV[3]) then return next_quarantined(now) end
 forget(id, unit)
 -- A renewal that comes after this must not bring the lease back.
 redis.call('HSET', spans_key(id), unit .. ':fence', next_fence(id, now))

@@ -1,8 +1,12 @@
+#!lua flags=allow-oom
 -- Finds what nobody looks after: jobs past their deadline, units whose lease ran out, units whose message is lost,
 -- and blobs whose job is over.
 -- ARGV: most rows of each kind, unclaimed after (ms), TTL of a final job (s), error of an expired job (JSON),
 --       error of a poison page (JSON), queue prefix, lease (ms)
 -- Returns {{id, unit, lane}... to publish}, {blob... to delete}, deaths counted.
+whole(1, 1); whole(2, 0); whole(3, 0); whole(7, 1)
+local poison = cjson.decode(ARGV[5])
+if type(poison) ~= 'table' then error('the error of a poison page must be an object') end
 local limit, now, ttl, lease = tonumber(ARGV[1]), now_ms(), tonumber(ARGV[3]), tonumber(ARGV[7])
 local publish, deaths_counted = {}, 0
 
@@ -29,13 +33,13 @@ local function after_death(id, unit, lane, deaths)
   if deaths < 2 then return again(id, unit, lane) end
   if not first then
     if deaths < 3 then return again(id, unit, lane) end
-    bury_unit(id, unit, cjson.decode(ARGV[5]), now)
+    bury_unit(id, unit, poison, now)
     return finalise(id, 'failed', ARGV[5], ttl, now)
   end
   remove_unit(id, unit)
   if deaths >= 3 and tonumber(count) == 1 then
-    bury_unit(id, unit, cjson.decode(ARGV[5]), now)
-    local outcome = cjson.encode({ kind = 'failure', page = tonumber(first), error = cjson.decode(ARGV[5]) })
+    bury_unit(id, unit, poison, now)
+    local outcome = cjson.encode({ kind = 'failure', page = tonumber(first), error = poison })
     return record_page(id, first, outcome, ARGV[5], ttl, now)
   end
   for page = tonumber(first), first + count - 1 do

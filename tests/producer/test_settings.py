@@ -42,6 +42,7 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, va
         ("OCRPOOL_PDF_DPI", "many", "OCRPOOL_PDF_DPI: Input should be a valid integer"),
         ("OCRPOOL_REDIS_URL", "localhost", "OCRPOOL_REDIS_URL: the URL of a Redis server, such as redis://"),
         ("OCRPOOL_LEASE_S", "6", "OCRPOOL_LEASE_S must be at least twice OCRPOOL_LEASE_RENEW_S"),
+        ("OCRPOOL_SWEEP_INTERVAL_S", "8", "OCRPOOL_LEASE_S must be at least twice OCRPOOL_SWEEP_INTERVAL_S"),
     ],
 )
 def test_a_wrong_value_is_explained_by_its_variable(

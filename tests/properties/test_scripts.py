@@ -1,0 +1,155 @@
+"""Whatever is passed to the ledger's scripts, they refuse it or do what they promise: the ledger stays whole."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from producer.errors import Unavailable
+from producer.job import JobState, Lane
+from producer.ledger import Claim, Ledger
+from producer.settings import Settings
+from tests.conftest import assert_every_key_is_owned
+from tests.producer.test_ledger import claimed, lapse, make_job, page_read
+
+SCRIPTS = [
+    "accept",
+    "bury",
+    "claim",
+    "finish_job",
+    "finish_page",
+    "note",
+    "plan",
+    "release",
+    "renew",
+    "status",
+    "sweep",
+]
+#: Stand for what the test's job has: its id, and the fences of its claims.
+JOB, FENCE, PREPARE_FENCE = "<job>", "<fence>", "<fence of prepare>"
+JUNK = st.one_of(
+    st.sampled_from(
+        [JOB, FENCE, PREPARE_FENCE, "", "0", "1", "2", "3", "1000", "60000", "-1", "0.5", "nan", "inf", "1e20"]
+    ),
+    st.sampled_from(
+        ["prepare", "1+2", "3+1", "1+1", "0+0", "2+99999999", "interactive", "bulk", "quarantine", "failed"]
+    ),
+    st.sampled_from(["{}", "[]", "null", '{"code": "internal", "message": "m"}']),
+    st.integers().map(str),
+    st.text(max_size=8),
+    st.binary(max_size=8),
+)
+
+
+@pytest.fixture
+def fuzzed(settings: Settings) -> Iterator[Ledger]:
+    ledger = Ledger(settings)
+    yield ledger
+    ledger.close()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_arguments_break_the_ledger(fuzzed: Ledger, script: str) -> None:
+    @given(arguments=st.lists(JUNK, max_size=11))
+    @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    def fuzz(arguments: list[str | bytes]) -> None:
+        check(fuzzed, script, arguments)
+
+    fuzz()
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("accept", ["new", "{}", "blob", "9", "9", "a day", "interactive", "1", "1+1"]),
+        ("accept", ["two words", "{}", "blob", "9", "9", "9", "interactive", "1", "1+1"]),
+        ("accept", ["new", "{}", "blob", "9", "9", "9", "express", "1", "1+1"]),
+        ("accept", ["new", "{}", "blob", "9", "9", "9", "interactive", "1"]),
+        ("claim", [JOB, "3+1", "3", "1e12", "gpu1", "9000", "9", "{}", "token"]),
+        ("claim", [JOB, "3+1", "3", "1", "gpu1", "soon", "9", "{}", "token"]),
+        ("finish_job", [JOB, "running", "{}", "9", ""]),
+        ("finish_job", [JOB, "failed", "{}", "soon", ""]),
+        ("finish_page", [JOB, "1+2", FENCE, "3", "{}", "", "9"]),
+        ("finish_page", [JOB, "1+2", FENCE, "1", "{}", "", "soon"]),
+        ("plan", [JOB, PREPARE_FENCE, "many", "interactive", "1+1"]),
+        ("renew", ["9000", JOB, "1+2"]),
+        ("sweep", ["200", "0", "9", "{}", "no JSON", "q.", "9000"]),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_written(
+    fuzzed: Ledger, script: str, arguments: list[str | bytes]
+) -> None:
+    assert check(fuzzed, script, arguments) == "refused"
+
+
+@pytest.mark.parametrize("script", ["release", "renew", "finish_page"])
+def test_the_fence_of_a_unit_that_nobody_held_is_no_key_to_it(fuzzed: Ledger, script: str) -> None:
+    arguments: dict[str, list[str | bytes]] = {
+        "release": [JOB, "3+1", "0", "0"],
+        "renew": ["9000", JOB, "3+1", "0"],
+        "finish_page": [JOB, "3+1", "0", "3", "{}", "", "9"],
+    }
+    check(fuzzed, script, arguments[script])
+
+
+def check(ledger: Ledger, script: str, arguments: list[str | bytes]) -> str:
+    """Run the script beside a job of three pages, one span of which is held, and one whose pages are not counted.
+
+    Returns whether it `ran`, or was `refused`.
+    """
+    ledger.namespace = f"t{uuid.uuid4().hex[:12]}"
+    job, uncounted = make_job(), make_job()
+    ledger.settings = ledger.settings.model_copy(update={"span_pages": 2})
+    ledger.accept(job, pages_total=3)
+    ledger.accept(uncounted, pages_total=None)
+    claim, counting = claimed(ledger, job, "1+2"), claimed(ledger, uncounted, "prepare")
+    subject = uncounted.id if PREPARE_FENCE in arguments else job.id
+    known = {JOB: subject, FENCE: str(claim.fence), PREPARE_FENCE: str(counting.fence)}
+    try:
+        ledger._run(script, *(known.get(one, one) if isinstance(one, str) else one for one in arguments))
+        verdict = "ran"
+    except (redis.exceptions.ResponseError, redis.exceptions.DataError):
+        verdict = "refused"
+    except Unavailable:
+        pytest.fail("the script brought the server down, or keeps it busy")
+    assert_whole(ledger, job.id)
+    for _ in range(3):
+        finish_what_is_left(ledger, job.id)
+    assert ledger.status(job.id).final, "a unit of the job is lost"
+    assert_whole(ledger, job.id)
+    for key in ledger.redis.scan_iter(f"{ledger.namespace}:*", count=1000):
+        ledger.redis.delete(key)
+    return verdict
+
+
+def assert_whole(ledger: Ledger, job_id: str) -> None:
+    """No key without TTL or owner, and the counts are those of the pages."""
+    assert_every_key_is_owned(ledger.redis, ledger.namespace)
+    status = ledger.status(job_id)
+    pages = ledger.redis.hkeys(f"{ledger.namespace}:pages:{job_id}")
+    assert status.pages_done + status.pages_failed == len(pages)
+    assert {int(page) for page in pages} <= {1, 2, 3}
+    assert not status.final or status.state is not JobState.SUCCEEDED or len(pages) == status.pages_total
+
+
+def finish_what_is_left(ledger: Ledger, job_id: str) -> None:
+    """Another worker, once the others are dead."""
+    lapse(ledger)
+    ledger.sweep("q.")
+    waiting = [f"{ledger.namespace}:waiting:{lane.value}" for lane in Lane]
+    members = [
+        member.decode().split(" ", 1)
+        for key in waiting
+        for member in cast(list[bytes], ledger.redis.zrange(key, 0, -1))
+    ]
+    for unit in [unit for job, unit in members if job == job_id]:
+        claim = ledger.claim(job_id, unit, "last")
+        for page in claim.pages if isinstance(claim, Claim) else ():
+            ledger.finish_page(claim, page_read(page))  # type: ignore[arg-type]  # a claim, since it has pages

@@ -1,0 +1,96 @@
+"""A worker's tasks while the ledger is away: they wait, and nobody is taken for dead."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from producer.errors import Unavailable
+from producer.job import JobState
+from producer.ledger import Claim, Ledger, Refusal
+from tests.producer.test_ledger import claimed, make_job, page_read
+from worker import tasks
+from worker.leases import Lease
+from worker.station import Station
+
+
+class Stopping(threading.Event):
+    """Waits for nothing, and is set after so many waits."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.left = after
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.left -= 1
+        if self.left <= 0:
+            self.set()
+        return self.is_set()
+
+
+class Lost(threading.Event):
+    """Is never set, and waits for nothing."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return False
+
+
+def station(ledger: Any, stopping: threading.Event, real: Ledger) -> Station:
+    return cast(Station, SimpleNamespace(ledger=ledger, name="gpu0", settings=real.settings, stopping=stopping))
+
+
+def away(times: int, act: Callable[..., Any], *, after: bool = False) -> Callable[..., Any]:
+    """`act` on a connection that breaks so many times, before it reached the server or `after` that."""
+    left = [times]
+
+    def call(*args: Any) -> Any:
+        answer = act(*args) if after or not left[0] else None
+        if left[0]:
+            left[0] -= 1
+            raise Unavailable("The pool's Redis cannot be reached.")
+        return answer
+
+    return call
+
+
+def test_an_outcome_is_written_however_long_the_ledger_is_away(ledger: Ledger) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=1)
+    lease = Lease(claimed(ledger, job, "1+1"), lost=Lost())
+    flaky = SimpleNamespace(finish_page=away(50, ledger.finish_page))
+    assert tasks._finish(station(flaky, threading.Event(), ledger), lease, page_read(1))
+    assert ledger.status(job.id).state is JobState.SUCCEEDED
+
+
+def test_a_worker_that_stops_gives_up_after_a_few_tries(ledger: Ledger) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=1)
+    stopping = threading.Event()
+    stopping.set()
+    flaky = SimpleNamespace(finish_page=away(50, ledger.finish_page))
+    lease = Lease(claimed(ledger, job, "1+1"), lost=Lost())
+    assert not tasks._finish(station(flaky, stopping, ledger), lease, page_read(1))
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the claim", "after the claim"])
+def test_a_connection_that_breaks_costs_no_claim(ledger: Ledger, after: bool) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=2)
+    flaky = SimpleNamespace(claim=away(7, ledger.claim, after=after))
+    claim = tasks._claim(station(flaky, Stopping(after=100), ledger), job.id, "1+2")
+    assert isinstance(claim, Claim)
+    assert claim.pages == (1, 2)
+    assert isinstance(ledger.finish_page(claim, page_read(1)), JobState)
+    assert ledger.claim(job.id, "1+2", "gpu0") is Refusal.HELD
+
+
+def test_a_worker_that_stops_leaves_its_message_to_the_sweeper(ledger: Ledger) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=1)
+    flaky = SimpleNamespace(claim=away(1000, ledger.claim))
+    assert tasks._claim(station(flaky, Stopping(after=9), ledger), job.id, "1+1") is None
+    assert ledger.backlog()["waiting_interactive"] == 1
