@@ -66,6 +66,13 @@ class HintChannel(redis.Channel):
         if tag in self.qos._delivered:
             self.basic_ack(tag)
 
+    def close(self) -> None:
+        """Without waiting for the reply that kombu wants to read first: a server that hangs never sends it."""
+        if self._in_poll:
+            self._in_poll.disconnect()
+            self._in_poll = None
+        super().close()  # type: ignore[no-untyped-call]
+
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         if not self.closed:
             super().basic_ack(delivery_tag, multiple)  # type: ignore[no-untyped-call]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 
 import structlog
 
@@ -27,6 +28,10 @@ log = structlog.get_logger(__name__)
 
 #: Characters of the reason why a message was refused: a stranger may have written them.
 MOST_REASON = 500
+#: Time that Redis has to answer where waiting longer would cost a lease.
+PROMPT_S = 3
+#: Time that the drain waits for the word that this worker takes no more.
+WITHDRAWAL_S = 1
 
 
 class Station:
@@ -50,7 +55,9 @@ class Station:
         #: What pages are read with: the rasteriser, or what stands before it.
         self.rasters: Rasters = self._rasters()
         self.pages = Turns(in_flight(settings).pages)
-        self.leases = LeaseKeeper(self.ledger, settings.lease_renew_s, self._announce)
+        # Leases are renewed on connections of their own, given up early: a half-open one would let them lapse.
+        self._prompt_ledger = Ledger(settings, timeout_s=PROMPT_S)
+        self.leases = LeaseKeeper(self._prompt_ledger, settings.lease_renew_s, self._announce)
         self.sweeper = Sweeper(self.ledger, self.publisher, self.blobs, settings.sweep_interval_s)
         self.health = HealthServer(settings.worker_metrics_host, settings.worker_metrics_port, self.engine.trouble)
         self._ready = False
@@ -98,10 +105,18 @@ class Station:
             log.warning("message.not_kept", error=str(error))
 
     def draining(self) -> None:
-        """Say in the ledger that it takes no more."""
+        """Say in the ledger that it takes no more.
+
+        Called from a signal's handler, which must not hang where Redis does: after a moment the drain goes on.
+        """
         self._ready = False
+        withdrawal = threading.Thread(target=self._withdraw, name="withdrawal", daemon=True)
+        withdrawal.start()
+        withdrawal.join(WITHDRAWAL_S)
+
+    def _withdraw(self) -> None:
         try:
-            self.ledger.withdraw(self.name)
+            self._prompt_ledger.withdraw(self.name)
         except Unavailable as error:
             log.warning("worker.not_withdrawn", error=str(error))
 
@@ -119,8 +134,11 @@ class Station:
         self.health.stop()
         self.publisher.close()
         self.ledger.close()
+        self._prompt_ledger.close()
 
     def _announce(self) -> None:
         if self._ready:
             description = {"pid": os.getpid(), "host": socket.gethostname(), "metrics": self.health.address}
-            self.ledger.announce(self.name, {**description, "engine": self.engine.name, "model": self.engine.model})
+            self._prompt_ledger.announce(
+                self.name, {**description, "engine": self.engine.name, "model": self.engine.model}
+            )
