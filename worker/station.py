@@ -17,6 +17,7 @@ from producer.ledger import Ledger
 from producer.queue import Publisher
 from producer.settings import Settings
 from worker import jpegs, metrics
+from worker.channel import HintChannel
 from worker.engines import Engine, PpOcr
 from worker.health import HealthServer
 from worker.leases import LeaseKeeper
@@ -113,6 +114,7 @@ class Station:
         withdrawal = threading.Thread(target=self._withdraw, name="withdrawal", daemon=True)
         withdrawal.start()
         withdrawal.join(WITHDRAWAL_S)
+        HintChannel.silent = withdrawal.is_alive()
 
     def _withdraw(self) -> None:
         try:
