@@ -6,10 +6,11 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from producer.errors import NotFound, Unavailable
 
@@ -19,8 +20,8 @@ _KEY = re.compile(r"^[a-z0-9_]{4,80}$")
 class BlobStore(Protocol):
     """Keys are ours (`[a-z0-9_]{4,80}`), never a user's file name; any other is a `ValueError`."""
 
-    def put(self, key: str, source: bytes | Path) -> None:
-        """Store the bytes, or the file's bytes, whole or not at all.
+    def put(self, key: str, source: bytes | IO[bytes]) -> None:
+        """Store the bytes, or the rest of the open file, whole or not at all.
 
         Raises:
             Unavailable: the store cannot take them.
@@ -47,6 +48,10 @@ class BlobStore(Protocol):
         """Remove the blob, if it is there."""
         ...
 
+    def delete_unfinished(self, older_than_s: float) -> int:
+        """Remove what a `put` left behind that was killed so many seconds ago. Returns how many there were."""
+        ...
+
 
 def checked(key: str) -> str:
     if not _KEY.match(key):
@@ -55,7 +60,11 @@ def checked(key: str) -> str:
 
 
 class FolderStore:
-    """Blobs as files of one folder, spread over 256 folders below it. Producers and workers share the folder."""
+    """Blobs as files of one folder, spread over 256 folders below it. Producers and workers share the folder.
+
+    What is being written has a name that begins with a dot. Files without a name would leave nothing behind either, but
+    network file systems do not have them.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,7 +72,7 @@ class FolderStore:
     def _path(self, key: str) -> Path:
         return self.folder / checked(key)[-2:] / key
 
-    def put(self, key: str, source: bytes | Path) -> None:
+    def put(self, key: str, source: bytes | IO[bytes]) -> None:
         path = self._path(key)
         temporary = ""
         try:
@@ -73,13 +82,14 @@ class FolderStore:
                 if isinstance(source, bytes):
                     file.write(source)
                 else:
-                    with source.open("rb") as original:
-                        shutil.copyfileobj(original, file, 1 << 20)
+                    shutil.copyfileobj(source, file, 1 << 20)
             os.replace(temporary, path)
-        except OSError as error:
+        except BaseException as error:
             if temporary:
                 Path(temporary).unlink(missing_ok=True)
-            raise Unavailable(f"The blob folder cannot store the document: {error.strerror}.") from error
+            if isinstance(error, OSError):
+                raise Unavailable(f"The blob folder cannot store the document: {error.strerror}.") from error
+            raise
 
     def get(self, key: str) -> bytes:
         with self.local(key) as path:
@@ -95,6 +105,15 @@ class FolderStore:
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
 
+    def delete_unfinished(self, older_than_s: float) -> int:
+        before, deleted = time.time() - older_than_s, 0
+        for path in self.folder.glob("??/.*"):
+            with suppress(FileNotFoundError):  # Its `put` may just have come to its end.
+                if path.stat().st_mtime < before:
+                    path.unlink()
+                    deleted += 1
+        return deleted
+
 
 class MemoryStore:
     """Blobs in this process's memory, for tests and tools."""
@@ -102,8 +121,8 @@ class MemoryStore:
     def __init__(self) -> None:
         self._blobs: dict[str, bytes] = {}
 
-    def put(self, key: str, source: bytes | Path) -> None:
-        self._blobs[checked(key)] = source if isinstance(source, bytes) else source.read_bytes()
+    def put(self, key: str, source: bytes | IO[bytes]) -> None:
+        self._blobs[checked(key)] = source if isinstance(source, bytes) else source.read()
 
     def get(self, key: str) -> bytes:
         if checked(key) not in self._blobs:
@@ -120,3 +139,6 @@ class MemoryStore:
 
     def delete(self, key: str) -> None:
         self._blobs.pop(checked(key), None)
+
+    def delete_unfinished(self, older_than_s: float) -> int:
+        return 0

@@ -5,6 +5,7 @@
     │   ├── InvalidRequest          invalid_request        422
     │   ├── Unauthorized            unauthorized           401
     │   ├── NotFound                not_found              404
+    │   ├── UploadTimeout           upload_timeout         408   retryable
     │   ├── NotFinished             not_finished           409   retryable
     │   ├── IdempotencyMismatch     idempotency_mismatch   422
     │   ├── FetchForbidden          fetch_forbidden        422
@@ -74,6 +75,14 @@ class NotFound(RequestError):
 
     code = "not_found"
     http_status = 404
+
+
+class UploadTimeout(RequestError):
+    """The document came too slowly."""
+
+    code = "upload_timeout"
+    http_status = 408
+    retryable = True
 
 
 class NotFinished(RequestError):

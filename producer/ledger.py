@@ -70,6 +70,15 @@ _TEMPORARY = {
 }
 
 
+#: A blob without a job, and one that was not written to its end, goes after this many seconds. Longer than any upload
+#: takes from its `put` to its job.
+ORPHAN_S = 3600
+
+
+#: Outcomes that are read in one go: Redis answers nobody else meanwhile.
+RESULT_PAGES = 100
+
+
 class Refusal(StrEnum):
     """Why a claim or a write did not take place. None of them is an error: somebody else has seen to it."""
 
@@ -132,17 +141,17 @@ def reachable() -> Iterator[None]:
 
 
 class Ledger:
-    """The ledger on one Redis server. Safe to share between threads."""
+    """The ledger on one Redis server, which has `timeout_s` seconds to answer. Safe to share between threads."""
 
-    def __init__(self, settings: Settings, client: redis.Redis | None = None) -> None:
+    def __init__(self, settings: Settings, client: redis.Redis | None = None, *, timeout_s: float = 15) -> None:
         self.settings = settings
         self.namespace = settings.namespace
         self.redis = client or redis.Redis.from_url(
             settings.redis_url,
-            socket_timeout=15,
-            socket_connect_timeout=5,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=min(5, timeout_s),
             socket_keepalive=True,
-            health_check_interval=25,
+            health_check_interval=5,
             max_connections=256,
         )
         self._room = Room(self.redis, settings.redis_reserve_percent)
@@ -182,6 +191,14 @@ class Ledger:
             self.redis.ping()
 
     # Jobs
+
+    def expect_blob(self, blob: str) -> None:
+        """Say that the blob is about to be stored: it goes after `ORPHAN_S` unless a job is accepted that owns it.
+
+        Raises:
+            Unavailable: Redis cannot be reached, or is full.
+        """
+        self._run("expect_blob", blob, _ms(ORPHAN_S))
 
     def accept(self, job: Job, pages_total: int | None) -> list[Unit]:
         """Record the job, and return the units to publish.
@@ -248,27 +265,11 @@ class Ledger:
         Raises:
             NotFound: there is no such job.
         """
-        return self._read(job_id, with_pages=False)[0]
-
-    def result(self, job_id: str) -> JobResult:
-        """The final job with its pages.
-
-        Raises:
-            NotFound: there is no such job.
-            NotFinished: the job is queued or running.
-        """
-        status, pages = self._read(job_id, with_pages=True)
-        if not status.final:
-            raise NotFinished(f"The job is {status.state.value}; its result is there once it has finished.")
-        outcomes = sorted((_OUTCOME.validate_json(outcome) for outcome in pages.values()), key=lambda one: one.page)
-        return JobResult(id=job_id, name=status.name, state=status.state, pages=tuple(outcomes), error=status.error)
-
-    def _read(self, job_id: str, *, with_pages: bool) -> tuple[JobStatus, Mapping[bytes, bytes]]:
-        found = self._run("status", job_id, "1" if with_pages else "0")
+        found = self._run("status", job_id)
         if not found:
             raise NotFound(f"There is no job {job_id}, or it is gone.")
-        job, pages = (_pairs(part) for part in found)
-        status = JobStatus(
+        job = _pairs(found)
+        return JobStatus(
             id=job_id,
             name=json.loads(job[b"record"])["name"],
             state=JobState(job[b"state"].decode()),
@@ -280,7 +281,29 @@ class Ledger:
             finished_at=_number(job, b"finished", _seconds),
             error=ErrorDetail.model_validate_json(job[b"error"]) if b"error" in job else None,
         )
-        return status, pages
+
+    def result(self, job_id: str) -> JobResult:
+        """The final job with its pages.
+
+        Raises:
+            NotFound: there is no such job.
+            NotFinished: the job is queued or running.
+        """
+        status = self.status(job_id)
+        if not status.final:
+            raise NotFinished(f"The job is {status.state.value}; its result is there once it has finished.")
+        outcomes = tuple(_OUTCOME.validate_json(outcome) for outcome in self._outcomes(job_id, status.pages_total or 0))
+        if len(outcomes) < status.pages_done + status.pages_failed:
+            raise NotFound(f"The job {job_id} is gone.")
+        return JobResult(id=job_id, name=status.name, state=status.state, pages=outcomes, error=status.error)
+
+    def _outcomes(self, job_id: str, pages_total: int) -> Iterator[bytes]:
+        """A final job's outcomes in page order. They change no more, so nobody has to wait until all are read."""
+        for first in range(1, pages_total + 1, RESULT_PAGES):
+            pages = [str(page) for page in range(first, min(first + RESULT_PAGES, pages_total + 1))]
+            with reachable():
+                found = cast(list[bytes | None], self.redis.hmget(f"{self.namespace}:pages:{job_id}", pages))
+            yield from filter(None, found)
 
     def job(self, job_id: str) -> Job:
         """The job's record.

@@ -64,10 +64,12 @@ def asked_to_stop() -> threading.Event:
     return asked
 
 
-def _settle_in(death_signal: signal.Signals, cpus: Collection[int]) -> None:
+def _settle_in(parent: int, death_signal: signal.Signals, cpus: Collection[int]) -> None:
     """Runs in the child: it gets the signal when its parent dies, however it dies, and keeps to its CPUs."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, death_signal)
+        if os.getppid() != parent:  # It died before the signal was asked for, which will not come any more.
+            os._exit(1)
         if cpus:
             with suppress(OSError):  # They may have gone offline; the process does without its place.
                 os.sched_setaffinity(0, cpus)
@@ -104,7 +106,7 @@ class Process:
                 env={**os.environ, **(env or {})},
                 cwd=folder,
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which stops its parts in order.
-                preexec_fn=partial(_settle_in, death_signal, cpus),  # noqa: PLW1509 - two calls into what is loaded already
+                preexec_fn=partial(_settle_in, os.getpid(), death_signal, cpus),  # noqa: PLW1509 - two calls into what is loaded already
             )
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:

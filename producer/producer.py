@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from producer.blobs import BlobStore, FolderStore
-from producer.errors import InvalidRequest, TooLarge
+from producer.errors import InvalidRequest, QueueFull, TooLarge
 from producer.following import follow
 from producer.job import Job, JobResult, JobStatus, ReadOptions, new_job_id
 from producer.ledger import Ledger
@@ -36,37 +38,46 @@ class Producer:
         self._publisher = Publisher(self.settings)
 
     def submit(
-        self, document: bytes | Path | str, options: ReadOptions | None = None, *, name: str | None = None
+        self, document: bytes | Path | str | IO[bytes], options: ReadOptions | None = None, *, name: str | None = None
     ) -> JobHandle:
-        """Accept a document (its bytes, or the path of a file) and return at once.
+        """Accept a document (its bytes, a file's path, or a file open for reading) and return at once.
 
         Raises:
             InvalidRequest: there is no such file.
             UnsupportedMediaType, CorruptDocument, TooLarge: the document can be refused by its first bytes or size.
             QueueFull, Unavailable: the pool takes nothing now.
         """
-        source = Path(document) if isinstance(document, str) else document
+        path = Path(document) if isinstance(document, str) else document if isinstance(document, Path) else None
+        with _opened(document, path) as source:
+            return self._submit(
+                source, options or ReadOptions(), name if name is not None else path.name if path else ""
+            )
+
+    def _submit(self, source: bytes | IO[bytes], options: ReadOptions, name: str) -> JobHandle:
         head, size_bytes = _look(source)
         media_type = sniff(head)
         if size_bytes > self.settings.max_document_bytes:
             raise TooLarge(
                 f"The document has {size_bytes:,} bytes; at most {self.settings.max_document_bytes:,} are read."
             )
-        shown = name if name is not None else source.name if isinstance(source, Path) else ""
         job_id = new_job_id()
         job = Job(
             id=job_id,
             blob=job_id,
             media_type=media_type,
             size_bytes=size_bytes,
-            name=shown[:255],
-            options=options or ReadOptions(),
+            name=name[:255],
+            options=options,
         )
+        # Whatever ends this process before the job is accepted, the sweeper finds the blob.
+        self.ledger.expect_blob(job.blob)
         self.blobs.put(job.blob, source)
         try:
             units = self.ledger.accept(job, pages_total=1 if media_type.single_page else None)
-        except BaseException:
+        except QueueFull:
+            # After any other error the job may have been accepted all the same, so its blob is left to the sweeper.
             self.blobs.delete(job.blob)
+            self.ledger.forget_blobs([job.blob])
             raise
         self._publisher.publish(units)
         return JobHandle(self, job_id)
@@ -141,12 +152,25 @@ class JobHandle:
         return self.producer.cancel(self.id)
 
 
-def _look(source: bytes | Path) -> tuple[bytes, int]:
-    """The document's first bytes and its size."""
+def _opened(document: bytes | Path | str | IO[bytes], path: Path | None) -> AbstractContextManager[bytes | IO[bytes]]:
+    if path is None:
+        assert not isinstance(document, str | Path)
+        return nullcontext(document)
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _look(source: bytes | IO[bytes]) -> tuple[bytes, int]:
+    """The document's first bytes and its size. An open file stands at its start afterwards."""
     if isinstance(source, bytes):
         return source[:SNIFF_BYTES], len(source)
     try:
-        with source.open("rb") as file:
-            return file.read(SNIFF_BYTES), source.stat().st_size
+        size_bytes = source.seek(0, os.SEEK_END)
+        source.seek(0)
+        head = source.read(SNIFF_BYTES)
+        source.seek(0)
     except OSError as error:
-        raise InvalidRequest(f"{source} cannot be read: {error.strerror}.") from error
+        raise InvalidRequest(f"The document cannot be read: {error.strerror}.") from error
+    return head, size_bytes

@@ -40,7 +40,7 @@ def broker_settings(settings: Settings) -> dict[str, Any]:
             "socket_timeout": 15,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
-            "health_check_interval": 25,
+            "health_check_interval": 5,
         },
         # A bare Queue("x") would inherit the default exchange and routing key.
         "task_queues": [Queue(prefix + lane, exchange, routing_key=prefix + lane) for lane in Lane],

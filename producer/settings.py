@@ -124,6 +124,14 @@ class Settings(BaseSettings):
 
     # Limits
     max_document_bytes: int = Field(100_000_000, ge=1, description="Largest document.")
+    max_json_document_bytes: int = Field(
+        10_000_000, ge=1, description="Largest document in a JSON body, which is held in memory several times over."
+    )
+    upload_timeout_s: float = Field(600, gt=0, le=86_400, description="Longest time in which a document may come.")
+    upload_idle_s: float = Field(20, gt=0, le=3600, description="Longest pause within an upload.")
+    gateway_requests: int = Field(
+        1000, ge=1, le=100_000, description="Requests under way at a gateway, long-polls among them; more are refused."
+    )
     max_pages: int = Field(2000, ge=1, le=100_000, description="Most pages of one job.")
     max_page_pixels: int = Field(100_000_000, ge=1, description="Most pixels of one page.")
     max_page_side_pt: int = Field(14_400, ge=1, description="Longest side of a PDF page, in points.")

@@ -105,7 +105,7 @@ class Workers:
         for seat in self._seats:
             if seat.process is None:
                 if seat.backoff.is_due:
-                    self._start(seat)
+                    self._start_again(seat)
             elif seat.process.popen.poll() is not None:
                 self._note_end(seat, seat.process)
             elif not seat.backoff.is_ready:
@@ -145,6 +145,14 @@ class Workers:
             cwd=self._log_dir or self._settings.data_dir,
             cpus=seat.plan.cpus,
         )
+
+    def _start_again(self, seat: _Seat) -> None:
+        """A machine that is short of memory, processes or disk for a while costs this seat a wait, and no other's."""
+        try:
+            self._start(seat)
+        except OSError as error:
+            log.warning("worker.not_started", name=seat.plan.name, error=str(error))
+            seat.backoff.ended()
 
     def _note_ready(self, seat: _Seat) -> None:
         seat.backoff.ready()

@@ -24,6 +24,8 @@ class HintChannel(redis.Channel):
 
     do_restore = False
     refuse: Refuse
+    #: Whether events are dropped: the worker is to end, and Redis does not answer.
+    silent = False
 
     def _brpop_read(self, **options: Any) -> bool:
         """As kombu has it, except that bytes of a stranger do not end the worker."""
@@ -65,6 +67,20 @@ class HintChannel(redis.Channel):
             return
         if tag in self.qos._delivered:
             self.basic_ack(tag)
+
+    def _put_fanout(self, *args: Any, **kwargs: Any) -> None:
+        """Events for Flower; not to a server that hangs, for which the drain would wait minutes."""
+        if not self.silent:
+            super()._put_fanout(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Without waiting for the reply that kombu wants to read first: a server that hangs never sends it."""
+        if self._in_poll:
+            self._in_poll.disconnect()
+            self._in_poll = None
+        if self.silent:
+            self.auto_delete_queues.clear()  # As after a kill, its mailbox stays.
+        super().close()  # type: ignore[no-untyped-call]
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         if not self.closed:

@@ -20,6 +20,7 @@ from producer.ledger import Ledger
 from producer.queue import Publisher
 from producer.settings import Settings
 from worker import jpegs, metrics
+from worker.channel import HintChannel
 from worker.company import Company
 from worker.device import Trouble
 from worker.engines import Engine, PpOcr
@@ -35,6 +36,10 @@ log = structlog.get_logger(__name__)
 
 #: Characters of the reason why a message was refused: a stranger may have written them.
 MOST_REASON = 500
+#: Time that Redis has to answer where waiting longer would cost a lease.
+PROMPT_S = 3
+#: Time that the drain waits for the word that this worker takes no more.
+WITHDRAWAL_S = 1
 
 
 class Station:
@@ -62,7 +67,9 @@ class Station:
         self.pages = Turns(self.in_flight.pages)
         #: Who reads beside whom: what ends this process counts a death for all that it holds.
         self.company = Company()
-        self.leases = LeaseKeeper(self.ledger, settings.lease_renew_s, self._announce)
+        # Leases are renewed on connections of their own, given up early: a half-open one would let them lapse.
+        self._prompt_ledger = Ledger(settings, timeout_s=PROMPT_S)
+        self.leases = LeaseKeeper(self._prompt_ledger, settings.lease_renew_s, self._announce)
         self.sweeper = Sweeper(self.ledger, self.publisher, self.blobs, settings.sweep_interval_s)
         self.health = HealthServer(settings.worker_metrics_host, settings.worker_metrics_port, self._trouble)
         #: Tasks tell it of each message.
@@ -119,12 +126,21 @@ class Station:
             log.warning("message.not_kept", error=str(error))
 
     def draining(self) -> None:
-        """Say in the ledger that it takes no more."""
+        """Say in the ledger that it takes no more.
+
+        Called from a signal's handler, which must not hang where Redis does: after a moment the drain goes on.
+        """
         self._ready = False
         self.stopping.set()
         self.intake.stop()
+        withdrawal = threading.Thread(target=self._withdraw, name="withdrawal", daemon=True)
+        withdrawal.start()
+        withdrawal.join(WITHDRAWAL_S)
+        HintChannel.silent = withdrawal.is_alive()
+
+    def _withdraw(self) -> None:
         try:
-            self.ledger.withdraw(self.name)
+            self._prompt_ledger.withdraw(self.name)
         except Unavailable as error:
             log.warning("worker.not_withdrawn", error=str(error))
 
@@ -144,6 +160,7 @@ class Station:
         self.health.stop()
         self.publisher.close()
         self.ledger.close()
+        self._prompt_ledger.close()
 
     def _hand_back(self, trouble: Trouble) -> None:
         """Before the process ends: what it holds is read again by others. What may be the cause counts a death, so that
@@ -169,7 +186,7 @@ class Station:
     def _announce(self) -> None:
         if self._ready:
             description = {"pid": os.getpid(), "host": socket.gethostname(), "metrics": self.health.address}
-            self.ledger.announce(
+            self._prompt_ledger.announce(
                 self.name,
                 {**description, "engine": self.engine.name, "model": self.engine.model, "pages": self.in_flight.pages},
             )

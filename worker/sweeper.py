@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import structlog
 
 from producer.blobs import BlobStore
-from producer.ledger import Ledger, Swept
+from producer.ledger import ORPHAN_S, Ledger, Swept
 from producer.queue import Publisher, queue_prefix
 from worker.periodic import Periodic
 
@@ -13,16 +16,28 @@ log = structlog.get_logger(__name__)
 
 #: A blob that could not be deleted is tried again after this many seconds.
 UNDELETED_S = 3600
+#: A walk through the blob folder for unfinished files, in seconds.
+LOOK_AGAIN_S = 600
 
 
 class Sweeper(Periodic):
     """Runs in every worker; a lock in Redis lets one of them sweep in each interval."""
 
-    def __init__(self, ledger: Ledger, publisher: Publisher, blobs: BlobStore, interval_s: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        publisher: Publisher,
+        blobs: BlobStore,
+        interval_s: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__("sweeper", interval_s, self.sweep)
         self._ledger = ledger
         self._publisher = publisher
         self._blobs = blobs
+        self._clock = clock
+        self._look_again_at = clock()
 
     def sweep(self) -> Swept | None:
         """Sweep once; None when another worker has swept in this interval."""
@@ -31,6 +46,7 @@ class Sweeper(Periodic):
         swept = self._sweep_once()
         while swept.more and not self._stopping.is_set():
             swept += self._sweep_once()
+        self._delete_unfinished()
         if swept.publish:
             log.info("sweeper.published_again", units=len(swept.publish), deaths=swept.deaths)
         return swept
@@ -42,6 +58,19 @@ class Sweeper(Periodic):
         self._ledger.forget_blobs(deleted)
         self._ledger.postpone_blobs([blob for blob in swept.blobs if blob not in deleted], UNDELETED_S)
         return swept
+
+    def _delete_unfinished(self) -> None:
+        """Uploads whose process was killed; looked for as seldom as they come to be due."""
+        if self._clock() < self._look_again_at:
+            return
+        self._look_again_at = self._clock() + LOOK_AGAIN_S
+        try:
+            deleted = self._blobs.delete_unfinished(ORPHAN_S)
+        except OSError as error:
+            log.warning("sweeper.unfinished_not_deleted", error=str(error))
+        else:
+            if deleted:
+                log.info("sweeper.unfinished_deleted", files=deleted)
 
     def _delete(self, blob: str) -> bool:
         """Whether it is gone; one that cannot be deleted keeps no other from it."""

@@ -87,7 +87,9 @@ def _read_claimed(station: Station, claim: Claim, *, alone: bool) -> None:
     with station.leases.hold(claim) as lease:
         if claim.lane is Lane.QUARANTINE and not alone:
             # A late message for a page that has been quarantined since: it comes again on its own queue.
-            station.publisher.publish(_patiently(lease, partial(station.ledger.release, claim, again=True)) or ())
+            station.publisher.publish(
+                _patiently(station, lease, partial(station.ledger.release, claim, again=True)) or ()
+            )
             return
         written = _read_pages(station, lease)
         if lease.lost.is_set() and claim.lane is not Lane.QUARANTINE:

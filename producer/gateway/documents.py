@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import shutil
 import tempfile
+import time
+from asyncio import timeout
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, Protocol
 
 from pydantic import Field, ValidationError
@@ -19,9 +19,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from producer.errors import InvalidRequest, TooLarge, UnsupportedMediaType
+from producer.errors import InvalidRequest, TooLarge, Unavailable, UnsupportedMediaType, UploadTimeout
 from producer.gateway.problems import invalid
 from producer.job import Contract, ReadOptions
+from producer.settings import Settings
 
 #: What a body may carry beside the document: boundaries, part headers and option fields.
 OVERHEAD_BYTES = 1 << 16
@@ -30,6 +31,8 @@ MAX_FIELDS = 32
 NAME_CHARS = 255
 #: Bodies and documents up to this size stay in memory, larger ones wait in a temporary file.
 IN_MEMORY_BYTES = 1 << 20
+#: Where the way in is too narrow, and another one is not.
+JSON_HINT = ", the most that JSON may carry (OCRPOOL_MAX_JSON_DOCUMENT_BYTES); send it as multipart/form-data"
 
 
 class JobRequest(Contract):
@@ -42,9 +45,9 @@ class JobRequest(Contract):
 
 @dataclass(frozen=True)
 class Document:
-    """What the producer is given: the bytes or a file with them, a name, and how to read it."""
+    """What the producer is given: the bytes or an open file with them, a name, and how to read it."""
 
-    source: bytes | Path
+    source: bytes | IO[bytes]
     name: str
     options: ReadOptions
 
@@ -69,17 +72,8 @@ class FormUpload:
     name: str
     options: ReadOptions
 
-    @contextmanager
-    def opened(self) -> Iterator[Document]:
-        head = self.file.read(IN_MEMORY_BYTES + 1)
-        if len(head) <= IN_MEMORY_BYTES:
-            yield Document(head, self.name, self.options)
-            return
-        with tempfile.NamedTemporaryFile() as copy:
-            copy.write(head)
-            shutil.copyfileobj(self.file, copy, IN_MEMORY_BYTES)
-            copy.flush()
-            yield Document(Path(copy.name), self.name, self.options)
+    def opened(self) -> AbstractContextManager[Document]:
+        return nullcontext(Document(self.file, self.name, self.options))
 
 
 @dataclass(frozen=True)
@@ -88,6 +82,7 @@ class JsonUpload:
 
     body: IO[bytes]
     max_bytes: int
+    too_large: TooLarge
 
     def opened(self) -> AbstractContextManager[Document]:
         try:
@@ -99,44 +94,68 @@ class JsonUpload:
         except (binascii.Error, ValueError) as error:
             raise InvalidRequest("document: not valid base64.") from error
         if len(source) > self.max_bytes:
-            raise _too_large(self.max_bytes)
+            raise self.too_large
         return nullcontext(Document(source, shown_name(asked.name), asked.options))
 
 
 @asynccontextmanager
-async def received(request: Request, max_bytes: int, *, json_too: bool = True) -> AsyncIterator[Upload]:
+async def received(request: Request, settings: Settings, *, json_too: bool = True) -> AsyncIterator[Upload]:
     """The request's body, once all of it has come; valid inside the context.
 
     Raises:
         InvalidRequest: the form is not of the documented shape; the sentence names the field.
-        TooLarge: the document has more than `max_bytes`; the rest of the body is left unread.
+        TooLarge: the document is larger than the settings allow; the rest of the body is left unread.
+        UploadTimeout: it comes more slowly than they allow.
         UnsupportedMediaType: the body is neither multipart nor JSON.
+        Unavailable: there is no room for it.
     """
+    async with AsyncExitStack() as held:
+        with _room():
+            upload = await held.enter_async_context(_receive(request, settings, json_too))
+        yield upload
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"The gateway has no room for the document: {error.strerror}.") from error
+
+
+@asynccontextmanager
+async def _receive(request: Request, settings: Settings, json_too: bool) -> AsyncIterator[Upload]:
+    max_bytes = settings.max_document_bytes
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        async with _form(_bounded(request, max_bytes + OVERHEAD_BYTES, max_bytes)) as form:
+        async with _form(_bounded(request, max_bytes + OVERHEAD_BYTES, _too_large(max_bytes), settings)) as form:
             yield _from_form(form, max_bytes)
     elif json_too and kind == "application/json":
-        bounded = _bounded(request, -(-max_bytes // 3) * 4 + OVERHEAD_BYTES, max_bytes)
+        hint = ""
+        if settings.max_json_document_bytes < max_bytes:
+            max_bytes, hint = settings.max_json_document_bytes, JSON_HINT
+        too_large = _too_large(max_bytes, hint)
+        bounded = _bounded(request, -(-max_bytes // 3) * 4 + OVERHEAD_BYTES, too_large, settings)
         with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as body:
             async for chunk in bounded.stream():
                 body.write(chunk)
             body.seek(0)
-            yield JsonUpload(body, max_bytes)
+            yield JsonUpload(body, max_bytes, too_large)
     else:
         forms = "multipart/form-data or application/json" if json_too else "multipart/form-data"
         raise UnsupportedMediaType(f"Send the document as {forms}.")
 
 
-def _bounded(request: Request, limit: int, max_bytes: int) -> Request:
-    """The same request, whose body ends in `TooLarge` as soon as more than `limit` bytes of it have come."""
+def _bounded(request: Request, limit: int, too_large: TooLarge, settings: Settings) -> Request:
+    """The same request, whose body ends in `too_large` as soon as more than `limit` bytes of it have come, and in
+    `UploadTimeout` when they come too slowly."""
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > limit:
-        raise _too_large(max_bytes)
-    return Request(request.scope, _counted(request.receive, limit, max_bytes))
+        raise too_large
+    return Request(request.scope, _counted(_timed(request.receive, settings), limit, too_large))
 
 
-def _counted(receive: Receive, limit: int, max_bytes: int) -> Receive:
+def _counted(receive: Receive, limit: int, too_large: TooLarge) -> Receive:
     seen = 0
 
     async def counted() -> Message:
@@ -144,14 +163,30 @@ def _counted(receive: Receive, limit: int, max_bytes: int) -> Receive:
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > limit:
-            raise _too_large(max_bytes)
+            raise too_large
         return message
 
     return counted
 
 
-def _too_large(max_bytes: int) -> TooLarge:
-    return TooLarge(f"The document has more than {max_bytes} bytes.")
+def _timed(receive: Receive, settings: Settings) -> Receive:
+    end = time.monotonic() + settings.upload_timeout_s
+
+    async def timed() -> Message:
+        left_s = end - time.monotonic()
+        try:
+            async with timeout(min(left_s, settings.upload_idle_s)):
+                return await receive()
+        except TimeoutError:
+            if left_s < settings.upload_idle_s:
+                raise UploadTimeout(f"The document did not come within {settings.upload_timeout_s:g} s.") from None
+            raise UploadTimeout(f"Nothing more of the document came for {settings.upload_idle_s:g} s.") from None
+
+    return timed
+
+
+def _too_large(max_bytes: int, hint: str = "") -> TooLarge:
+    return TooLarge(f"The document has more than {max_bytes} bytes{hint}.")
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from producer.errors import (
     TooLarge,
     Unavailable,
     UnsupportedMediaType,
+    UploadTimeout,
 )
 from producer.gateway.documents import received
 from producer.gateway.openapi import JOB_BODY, RESULT_EXAMPLE, STATUS_EXAMPLE
@@ -77,7 +78,9 @@ def _answer(status: JobStatus, *, code: int = 200, headers: dict[str, str] | Non
             "description": "The job is accepted. `Location` is its address.",
             "content": {"application/json": {"example": STATUS_EXAMPLE}},
         },
-        **responses(InvalidRequest, TooLarge, UnsupportedMediaType, CorruptDocument, QueueFull, Unavailable),
+        **responses(
+            InvalidRequest, TooLarge, UnsupportedMediaType, CorruptDocument, UploadTimeout, QueueFull, Unavailable
+        ),
     },
 )
 async def submit(request: Request, gateway: TheGateway) -> Response:
@@ -86,7 +89,7 @@ async def submit(request: Request, gateway: TheGateway) -> Response:
     The type is told from the document's first bytes, never from its name. Send it as a form with a `file` and the
     options as fields, or as JSON with the document in base64.
     """
-    async with received(request, gateway.settings.max_document_bytes) as upload:
+    async with received(request, gateway.settings) as upload:
         status = await gateway.producer.submit(upload)
     return _answer(status, code=202, headers={"Location": job_path(status.id)})
 

@@ -22,6 +22,7 @@ from producer.errors import (
     TooManyPages,
     Unavailable,
     UnsupportedMediaType,
+    UploadTimeout,
 )
 from producer.gateway.documents import received
 from producer.gateway.jobs import job_path
@@ -55,6 +56,7 @@ class OcrAnswer(BaseModel):
             TooManyPages,
             ImageTooLarge,
             UnsupportedMediaType,
+            UploadTimeout,
             CorruptDocument,
             EncryptedDocument,
             PageTimeout,
@@ -72,7 +74,7 @@ async def read(request: Request, gateway: TheGateway) -> Response:
     When that is not enough the answer is 504 and its `Location` is the job, which goes on and can be followed there.
     A document that cannot be read answers its own error.
     """
-    async with received(request, gateway.settings.max_document_bytes, json_too=False) as upload:
+    async with received(request, gateway.settings, json_too=False) as upload:
         status = await gateway.producer.submit(upload)
     location = job_path(status.id)
     limit_s = gateway.settings.max_wait_s

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from producer.errors import BY_CODE, Internal, InvalidRequest, NotFinished, NotFound, OcrpoolError, TooLarge
+from producer.errors import BY_CODE, Internal, InvalidRequest, NotFinished, NotFound, OcrpoolError
 
 log = structlog.get_logger(__name__)
 
@@ -63,9 +63,6 @@ def problem_response(
     out = dict(headers or {})
     if error.retryable:
         out["Retry-After"] = str(POLL_AFTER_S if isinstance(error, NotFinished) else RETRY_AFTER_S)
-    if isinstance(error, TooLarge):
-        # The rest of the body is not wanted: without this the server would read it all to keep the connection.
-        out["Connection"] = "close"
     if instance:
         out["Location"] = instance
     body = problem.model_dump_json(exclude_none=True)
@@ -103,7 +100,8 @@ def responses(*errors: type[OcrpoolError]) -> dict[int | str, dict[str, Any]]:
 
 async def _tell(request: Request, error: Exception) -> Response:
     assert isinstance(error, OcrpoolError)
-    return problem_response(error)
+    # The rest of a body is not wanted: without this the server would read it all, however slowly it comes.
+    return problem_response(error, headers={"Connection": "close"} if request.method == "POST" else None)
 
 
 async def _tell_job(request: Request, error: Exception) -> Response:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import resource
 import signal
 import socket
 import sys
@@ -10,14 +12,66 @@ from typing import TextIO
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from producer.errors import Unavailable
 from producer.gateway.app import create_app
+from producer.gateway.problems import problem_response
 from producer.settings import Settings
 
 KEEP_ALIVE_S = 65
 #: Time that requests under way have when the server stops; long-polls answer at once.
 DRAIN_S = 30
 BACKLOG = 2048
+#: Time that a new connection has for the head of its first request.
+FIRST_REQUEST_S = 20
+#: For load balancers and monitoring, which have to see a crowd from outside.
+ALWAYS_ANSWERED = frozenset({"/healthz", "/readyz", "/metrics"})
+#: Open files that a gateway needs beside those of its clients.
+SPARE_FILES = 512
+
+
+class Door:
+    """Answers 503 to more than `most` requests at a time; health and metrics are told all the same.
+
+    The server's own limit would answer without a problem document and without `Retry-After`, and would refuse everybody
+    where a burst of clients exceeds it.
+    """
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+        self._inside = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in ALWAYS_ANSWERED:
+            await self._app(scope, receive, send)
+        elif self._inside >= self._most:
+            crowded = Unavailable(f"The gateway answers {self._most} requests already.")
+            await problem_response(crowded, headers={"Connection": "close"})(scope, receive, send)
+        else:
+            self._inside += 1
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._inside -= 1
+
+
+class ImpatientProtocol(HttpToolsProtocol):
+    """Hangs up on a client that has not asked for anything `FIRST_REQUEST_S` seconds after it connected."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._impatience = self.loop.call_later(FIRST_REQUEST_S, self._lose_patience)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._impatience.cancel()
+        super().connection_lost(exc)
+
+    def _lose_patience(self) -> None:
+        if self.cycle is None:
+            self.transport.close()  # type: ignore[unreachable]  # uvicorn annotates `cycle` as if it were never None
 
 
 class GatewayServer(uvicorn.Server):
@@ -25,9 +79,9 @@ class GatewayServer(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings, announce_to: TextIO | None = None) -> None:
         config = uvicorn.Config(
-            app,
+            Door(app, settings.gateway_requests),
             loop="uvloop",
-            http="httptools",
+            http=ImpatientProtocol,
             ws="none",
             lifespan="on",
             log_config=None,
@@ -77,6 +131,14 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def _allow_open_files(wanted: int) -> None:
+    """Each request may have an upload open beside itself. As many as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft not in (resource.RLIM_INFINITY, most) and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def run(settings: Settings) -> None:
     """Serve a gateway in this process and announce it on stdout as one JSON line once it listens.
 
@@ -87,4 +149,5 @@ def run(settings: Settings) -> None:
     """
     # Once it has stopped in order, uvicorn raises the signal again for the handler of before.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    _allow_open_files(2 * settings.gateway_requests + SPARE_FILES)
     GatewayServer(create_app(settings), settings, announce_to=sys.stdout).serve_until_stopped()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,11 +22,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
     return make(tmp_path / "blobs")
 
 
-def test_bytes_and_files_come_back_as_they_went_in(store: BlobStore, tmp_path: Path) -> None:
-    file = tmp_path / "document.pdf"
-    file.write_bytes(b"%PDF from a file")
+def test_bytes_and_files_come_back_as_they_went_in(store: BlobStore) -> None:
     store.put("job_1", b"from memory")
-    store.put("job_2", file)
+    store.put("job_2", io.BytesIO(b"%PDF from a file"))
 
     assert store.get("job_1") == b"from memory"
     assert store.get("job_2") == b"%PDF from a file"
@@ -64,3 +65,29 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="cannot store"):
         FolderStore(blocked).put("job_1", b"x")
     assert list(tmp_path.iterdir()) == [blocked]
+
+
+class Interrupted(io.BytesIO):
+    """A file whose reading ends the thread that reads it."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        raise KeyboardInterrupt
+
+
+def test_a_put_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        FolderStore(tmp_path).put("job_1", Interrupted())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_unfinished_files_go_when_they_are_old(tmp_path: Path) -> None:
+    # Given what a killed `put` leaves, one long ago and one now, beside an old blob
+    store = FolderStore(tmp_path)
+    store.put("job_11", b"document")
+    folder = tmp_path / "11"
+    for name, age_s in ((".old", 3601), (".new", 3500), ("job_11", 7200)):
+        (folder / name).write_bytes(b"part")
+        os.utime(folder / name, (0, time.time() - age_s))
+
+    assert store.delete_unfinished(older_than_s=3600) == 1
+    assert sorted(path.name for path in folder.iterdir()) == [".new", "job_11"]

@@ -21,7 +21,7 @@ from producer.job import (
     Timings,
     new_job_id,
 )
-from producer.ledger import Claim, Ledger, Refusal
+from producer.ledger import RESULT_PAGES, Claim, Ledger, Refusal
 from producer.settings import Settings
 
 
@@ -390,3 +390,19 @@ def lapse(ledger: Ledger) -> None:
 
 def published_at(ledger: Ledger, job: Job, unit: str, ms: int) -> None:
     ledger.redis.zadd(f"{ledger.namespace}:waiting:{job.options.lane.value}", {f"{job.id} {unit}": ms})
+
+
+@pytest.mark.parametrize("pages", [RESULT_PAGES - 1, RESULT_PAGES, 2 * RESULT_PAGES + 1])
+def test_a_long_result_is_read_in_parts_and_comes_whole_and_in_order(ledger: Ledger, pages: int) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=pages)
+    for first in range(1, pages + 1, 8):
+        claim = claimed(ledger, job, f"{first}+{min(8, pages + 1 - first)}")
+        for page in claim.pages:
+            ledger.finish_page(claim, page_failed(page) if page % 7 == 0 else page_read(page))
+    assert [outcome.page for outcome in ledger.result(job.id).pages] == list(range(1, pages + 1))
+
+    # One that loses pages while it is read is gone, never a result with holes
+    ledger.redis.delete(f"{ledger.namespace}:pages:{job.id}")
+    with pytest.raises(NotFound):
+        ledger.result(job.id)

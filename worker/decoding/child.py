@@ -78,7 +78,7 @@ class PageReader:
             message = "The page needs more memory than one page may take."
             return _refusal("image_too_large", message, retire=True)
         except FileNotFoundError:
-            return _refusal("internal", "The document's bytes are gone.")
+            return _refusal("fetch_failed", "The document is gone from the blob store.")
         except Exception:
             # Decoders raise whatever a damaged field makes them stumble over.
             self._close()
