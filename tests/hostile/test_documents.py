@@ -59,7 +59,7 @@ def test_refused(rasteriser: Rasteriser, tmp_path: Path, name: str) -> None:
 
 #: A page without area is read as one of letter size, as PDF readers do.
 READ: dict[str, tuple[Callable[[], bytes], tuple[int, int]]] = {
-    "PDF page without width": (lambda: documents.pdf((0, 100)), (1650, 1275)),
+    "PDF page without width": (lambda: documents.pdf((0, 100)), (1651, 1275)),
     "nested 100,000 deep": (lambda: documents.pdf_nested(100_000), (209, 209)),
     "GIF of 2,000 frames": (lambda: documents.gif_bomb(2000), (500, 500)),
     "APNG of 2,000 frames": (lambda: documents.apng_bomb(2000), (500, 500)),
