@@ -48,7 +48,7 @@ def main(rounds: int) -> None:
             rasteriser.stop()
     on, off = median(rates["on"]), median(rates["off"])
     print(
-        f"sandbox on {on:.1f} pages/s, off {off:.1f} pages/s: {100 * (1 - on / off):+.1f}% (medians of {rounds} rounds)"
+        f"sandbox on {on:.1f} pages/s, off {off:.1f} pages/s: it costs {100 * (1 - on / off):.1f}% (medians of {rounds} rounds)"
     )
 
 
