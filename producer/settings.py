@@ -119,6 +119,14 @@ class Settings(BaseSettings):
         description="Sandboxed decoder processes of a worker; 0: one for each core that is the worker's.",
     )
     rasterise_memory_bytes: int = Field(1 << 30, ge=1 << 27, description="Address space that one page may take there.")
+    raster_budget_bytes: int = Field(
+        2 << 30, ge=1, description="Memory of a worker's decoded pages; a page that needs more is read alone."
+    )
+    sandbox: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Landlock and seccomp around the decoders: no files, no network, no programs; `auto`: what the "
+        "kernel has, `on`: refuse to start without.",
+    )
     pdf_dpi: int = Field(150, ge=50, le=600, description="Resolution at which PDF pages are rendered.")
     page_timeout_s: float = Field(60, gt=0, le=3600, description="Longest time to rasterise one page.")
 

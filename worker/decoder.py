@@ -30,6 +30,7 @@ LIMITS = {
     "pdf_dpi",
     "page_timeout_s",
     "rasterise_memory_bytes",
+    "sandbox",
 }
 
 #: Where a child imports from: where its worker does, but never a working directory.
@@ -70,12 +71,18 @@ class Pages(Contract):
     pages: int = Field(ge=1)
 
 
+class Size(Contract):
+    """The child wants memory for a page of so many pixels; `Decoder.draw` gives it."""
+
+    kind: Literal["size"]
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+
+
 class Drawn(Contract):
     """A page lies in the shared memory."""
 
     kind: Literal["page"]
-    width: int = Field(ge=1)
-    height: int = Field(ge=1)
     angle: Literal[0, 90, 180, 270]
 
 
@@ -89,12 +96,13 @@ class Refused(Contract):
 
 
 class Ready(Contract):
-    """The child has set its limits."""
+    """The child has set its limits, and what it could of the sandbox."""
 
     kind: Literal["ready"]
+    walls: list[str]
 
 
-Reply = Pages | Drawn | Refused
+Reply = Pages | Size | Drawn | Refused
 READY = TypeAdapter(Ready)
 REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])
 
@@ -129,6 +137,8 @@ class Decoder:
         self._lock = threading.Lock()
         self._ready = False
         self._requests = 0
+        #: What of the kernel's sandbox stands around the child; known once it is ready.
+        self.walls: list[str] = []
         #: The document that the child has open.
         self.document: Path | None = None
 
@@ -174,8 +184,8 @@ class Decoder:
         if not self._ready:
             self._await_ready(self._channel)
 
-    def request(self, message: dict[str, object], *, timeout_s: float, memory: int | None = None) -> Reply:
-        """Ask the child. `memory` is the descriptor that it may draw on.
+    def request(self, message: dict[str, object], *, timeout_s: float, document: int) -> Reply:
+        """Ask the child about the document behind a descriptor.
 
         Raises:
             DecoderDied: it ended before it answered.
@@ -186,13 +196,20 @@ class Decoder:
         self.wait_until_ready()
         self._requests += 1
         try:
-            socket.send_fds(self._channel, [json.dumps(message).encode()], [] if memory is None else [memory])
+            socket.send_fds(self._channel, [json.dumps(message).encode()], [document])
         except OSError:
             raise self._death(asked=False) from None
-        reply = self._check(self._receive(self._channel, timeout_s), REPLY)
-        if isinstance(reply, Refused) and reply.retire:
-            self._requests = REQUESTS_A_CHILD
-        return reply
+        return self._answer(self._channel, timeout_s)
+
+    def draw(self, memory: int, *, timeout_s: float) -> Reply:
+        """Let the child, which asked with a `Size`, draw on a descriptor's memory; raises as `request` does."""
+        if self._channel is None:
+            raise DecoderDied(None, asked=True)
+        try:
+            socket.send_fds(self._channel, [b'{"kind": "draw"}'], [memory])
+        except OSError:
+            raise self._death(asked=True) from None
+        return self._answer(self._channel, timeout_s)
 
     def kill(self) -> None:
         """End the child now; whoever waits for its answer gets `DecoderDied`."""
@@ -214,10 +231,16 @@ class Decoder:
 
     def _await_ready(self, channel: socket.socket) -> None:
         try:
-            self._check(self._receive(channel, START_TIMEOUT_S), READY)
+            self.walls = self._check(self._receive(channel, START_TIMEOUT_S), READY).walls
         except DecoderTimeout:
             raise DecoderDied(None, asked=False) from None
         self._ready = True
+
+    def _answer(self, channel: socket.socket, timeout_s: float) -> Reply:
+        reply = self._check(self._receive(channel, timeout_s), REPLY)
+        if isinstance(reply, Refused) and reply.retire:
+            self._requests = REQUESTS_A_CHILD
+        return reply
 
     def _receive(self, channel: socket.socket, timeout_s: float) -> bytes:
         channel.settimeout(max(timeout_s, 0.001))

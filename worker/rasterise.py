@@ -2,7 +2,9 @@
 
     Rasteriser.page          any thread; blocks until a decoder is free
       worker.decoder         one child process: JSON over a socket, never pickle
-        worker.decoding      in the child, under limits: Pillow and pdfium draw on memory that the parent made
+        worker.decoding      in the child, under limits: Pillow and pdfium read a descriptor, and say the page's size
+      worker.budget          waits until the page's memory is free
+        worker.decoding      in the child again: they draw on memory that the parent made
       RasterPage             the same memory, mapped read-only here
 
 The memory has no name, so nothing is left behind whatever is killed; and its size is sealed, so a child that was taken
@@ -17,12 +19,14 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import structlog
@@ -39,13 +43,17 @@ from producer.errors import (
 )
 from producer.job import MediaType
 from producer.settings import Settings
-from worker.decoder import Decoder, DecoderDied, DecoderTimeout, Drawn, Pages, Refused, Reply, imports
+from worker.budget import RasterBudget
+from worker.decoder import Decoder, DecoderDied, DecoderTimeout, Drawn, Pages, Refused, Reply, Size, imports
+from worker.decoding.sandbox import WALLS
 
 CHANNELS = 3
 #: Signals that a child gets from outside, not from what it decodes.
 FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 log = structlog.get_logger(__name__)
+
+Answer = TypeVar("Answer")
 
 
 class Raster(Protocol):
@@ -85,8 +93,10 @@ class RasterPage:
     `close` lets go of the memory; it returns to the system once no view of `pixels` is left either.
     """
 
-    def __init__(self, memory: int, width: int, height: int, angle: int) -> None:
+    def __init__(self, memory: int, width: int, height: int, angle: int, *, freed: Callable[[], None]) -> None:
+        """`freed` is called once, from any thread, when the memory has returned to the system."""
         mapped = mmap.mmap(memory, width * height * CHANNELS, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        weakref.finalize(mapped, freed).atexit = False
         self._pixels: NDArray[np.uint8] | None = np.frombuffer(mapped, np.uint8).reshape(height, width, CHANNELS)
         self.width = width
         self.height = height
@@ -119,6 +129,7 @@ class Rasteriser:
         processes = settings.rasterise_processes or len(os.sched_getaffinity(0))
         self._decoders = [Decoder(settings) for _ in range(processes)]
         self._idle: list[Decoder] = []
+        self._budget = RasterBudget(settings.raster_budget_bytes)
         self._free = threading.Condition()
         self._started = False
         self._stopping = False
@@ -129,7 +140,7 @@ class Rasteriser:
         """Start the children, and return once the first is ready; the others get ready on their own.
 
         Raises:
-            Unavailable: it could not start: every page would fail.
+            Unavailable: it could not start: every page would fail; or the kernel has no sandbox, and must have one.
         """
         for decoder in self._decoders:
             self._start(decoder)
@@ -137,6 +148,7 @@ class Rasteriser:
             self._decoders[0].wait_until_ready()
         except DecoderDied:
             raise Unavailable(f"The decoder processes cannot start: {imports() or 'they do not get ready'}.") from None
+        self._check_walls(self._decoders[0].walls)
         with self._free:
             self._started = True
             self._idle.extend(self._decoders)
@@ -147,6 +159,7 @@ class Rasteriser:
         with self._free:
             self._stopping = True
             self._free.notify_all()
+            self._budget.close()
             for decoder in self._decoders:
                 decoder.kill()
             self._free.wait_for(lambda: not self._started or len(self._idle) == len(self._decoders))
@@ -161,6 +174,11 @@ class Rasteriser:
         """The process ids of the children."""
         return [decoder.pid for decoder in self._decoders if decoder.pid is not None]
 
+    @property
+    def raster_bytes(self) -> int:
+        """Memory of the decoded pages that are in use."""
+        return self._budget.taken_bytes
+
     def count_pages(self, path: Path, media_type: MediaType, deadline: float | None = None) -> int:
         """How many pages the document has; 1 for images other than TIFF. `deadline` is on the pool's clock.
 
@@ -169,13 +187,9 @@ class Rasteriser:
             PageTimeout: counting took longer than one page may take.
             DeadlineExceeded, Unavailable, Internal
         """
-        with self._borrow(path, deadline) as decoder:
-            reply = self._ask(
-                decoder, {"kind": "count", "path": str(path), "media_type": media_type}, deadline=deadline
-            )
-        if not isinstance(reply, Pages):
-            raise Internal("The decoder gave a wrong answer.")
-        return reply.pages
+        request: dict[str, object] = {"kind": "count", "media_type": media_type}
+        with _opened(path) as document, self._borrow(path, deadline) as decoder:
+            return self._try(decoder, lambda: self._count(decoder, request, document, deadline), request)
 
     def page(self, path: Path, media_type: MediaType, page: int) -> RasterPage:
         """Decode one page, counted from 1. Blocks until a decoder is free and the page is drawn.
@@ -185,49 +199,67 @@ class Rasteriser:
             PageTimeout: drawing took longer than the setting allows.
             Unavailable, Internal
         """
-        with self._borrow(path) as decoder, _page_memory(self._settings.max_page_pixels * CHANNELS) as memory:
-            request = {"kind": "page", "path": str(path), "media_type": media_type, "page": page}
-            reply = self._ask(decoder, request, memory=memory)
-            if not isinstance(reply, Drawn) or reply.width * reply.height > self._settings.max_page_pixels:
-                raise Internal("The decoder gave a wrong answer.")
-            return RasterPage(memory, reply.width, reply.height, reply.angle)
+        request: dict[str, object] = {"kind": "page", "media_type": media_type, "page": page}
+        with _opened(path) as document, self._borrow(path) as decoder:
+            return self._try(decoder, lambda: self._draw(decoder, request, document), request)
 
-    def _ask(
-        self,
-        decoder: Decoder,
-        request: dict[str, object],
-        *,
-        memory: int | None = None,
-        deadline: float | None = None,
-    ) -> Reply:
+    def _count(self, decoder: Decoder, request: dict[str, object], document: int, deadline: float | None) -> int:
         timeout_s = self._settings.page_timeout_s
         if deadline is not None:
             timeout_s = min(timeout_s, deadline - self._clock())
             if timeout_s <= 0:
                 raise DeadlineExceeded
         try:
-            reply = self._request(decoder, request, timeout_s, memory)
+            reply = _granted(decoder.request(request, timeout_s=timeout_s, document=document))
         except DecoderTimeout:
             if deadline is not None and self._clock() >= deadline:
                 raise DeadlineExceeded from None
-            raise self._too_slow() from None
-        except DecoderDied as death:
-            log.warning("decoder ended", returncode=death.returncode, path=request["path"], page=request.get("page"))
-            raise self._obituary(death) from None
-        if isinstance(reply, Refused):
-            raise from_code(reply.code, reply.message)
-        return reply
+            raise
+        if not isinstance(reply, Pages):
+            raise _wrong_answer(decoder)
+        return reply.pages
 
-    def _request(self, decoder: Decoder, request: dict[str, object], timeout_s: float, memory: int | None) -> Reply:
+    def _draw(self, decoder: Decoder, request: dict[str, object], document: int) -> RasterPage:
+        timeout_s, began = self._settings.page_timeout_s, self._clock()
+        size = _granted(decoder.request(request, timeout_s=timeout_s, document=document))
+        if not isinstance(size, Size) or size.width * size.height > self._settings.max_page_pixels:
+            raise _wrong_answer(decoder)
+        timeout_s -= self._clock() - began
+        size_bytes = size.width * size.height * CHANNELS
+        self._budget.take(size_bytes)
+        freed = partial(self._budget.give_back, size_bytes)
         try:
-            return decoder.request(request, timeout_s=timeout_s, memory=memory)
-        except DecoderDied as death:
-            if self._stopping or not (_killed_from_outside(death) or not death.asked):
-                raise
-        # It was killed, perhaps because the machine ran out of memory, or ended before it saw the page, which is not to
-        # blame. A page that it happens to twice may well be.
-        self._start(decoder)
-        return decoder.request(request, timeout_s=timeout_s, memory=memory)
+            with _page_memory(size_bytes) as memory:
+                reply = _granted(decoder.draw(memory, timeout_s=timeout_s))
+                if not isinstance(reply, Drawn):
+                    raise _wrong_answer(decoder)
+                return RasterPage(memory, size.width, size.height, reply.angle, freed=freed)
+        except BaseException as error:
+            freed()
+            if not isinstance(error, OcrpoolError):
+                decoder.kill()  # it may still wait for its memory
+            raise
+
+    def _try(self, decoder: Decoder, attempt: Callable[[], Answer], request: dict[str, object]) -> Answer:
+        """Ask once more, of a fresh child, where the page was not to blame for the end of the first."""
+        tried = set()
+        while True:
+            try:
+                return attempt()
+            except DecoderTimeout:
+                raise self._too_slow() from None
+            except DecoderDied as death:
+                log.warning("decoder ended", returncode=death.returncode, asked=death.asked, **request)
+                if self._stopping or death.asked in tried or not (_killed_from_outside(death) or not death.asked):
+                    raise self._obituary(death) from None
+                tried.add(death.asked)
+            self._start(decoder)
+
+    def _check_walls(self, walls: list[str]) -> None:
+        missing = [wall for wall in WALLS if wall not in walls]
+        if missing and self._settings.sandbox == "on":
+            raise Unavailable(f"OCRPOOL_SANDBOX is on, and this kernel has no {' and no '.join(missing)}.")
+        log.info("rasterise.sandbox", walls=walls, missing=missing)
 
     def _too_slow(self) -> PageTimeout:
         return PageTimeout(f"The page took longer than {self._settings.page_timeout_s:g} s to decode.")
@@ -286,6 +318,31 @@ class Rasteriser:
 
 def _killed_from_outside(death: DecoderDied) -> bool:
     return death.returncode is not None and -death.returncode in FROM_OUTSIDE
+
+
+def _wrong_answer(decoder: Decoder) -> Internal:
+    """A child that is out of step is not asked again."""
+    decoder.kill()
+    return Internal("The decoder gave a wrong answer.")
+
+
+def _granted(reply: Reply) -> Reply:
+    if isinstance(reply, Refused):
+        raise from_code(reply.code, reply.message)
+    return reply
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """The document's descriptor: all of the file system that a child gets to see."""
+    try:
+        document = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        raise Internal("The document's bytes are gone.") from None
+    try:
+        yield document
+    finally:
+        os.close(document)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def test_a_model_without_a_classifier_reads_but_refuses_to_tell_orientation(
     engine = PpOcr(Settings(model=str(folder), device="cpu", detector_sizes=((320, 320),), predictor_threads=1))
     memory = os.memfd_create("page")
     os.truncate(memory, 300 * 300 * 3)
-    page = RasterPage(memory, 300, 300, 0)
+    page = RasterPage(memory, 300, 300, 0, freed=lambda: None)
     engine.start()
     try:
         with engine.passage(ReadOptions(), math.inf, lambda: False) as passage:

@@ -572,15 +572,15 @@ def test_no_decoder_survives_its_worker(tmp_path: Path) -> None:
         "from worker.rasterise import Rasteriser\n"
         "rasteriser = Rasteriser(Settings(rasterise_processes=2))\n"
         "rasteriser.start()\n"
-        "print(*rasteriser.pids, flush=True)\n"
+        "print('pids', *rasteriser.pids, flush=True)\n"
         "sys.stdin.read()\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as worker:
         assert worker.stdout is not None
-        pids = [int(pid) for pid in worker.stdout.readline().split()]
-        decoders = [psutil.Process(pid) for pid in pids]
+        pids = next(line.split()[1:] for line in worker.stdout if line.startswith("pids"))
+        decoders = [psutil.Process(int(pid)) for pid in pids]
         worker.kill()
 
     gone, alive = psutil.wait_procs(decoders, timeout=PATIENCE_S)

@@ -29,6 +29,7 @@ class Limits:
     pdf_dpi: int
     page_timeout_s: float
     rasterise_memory_bytes: int
+    sandbox: str
 
 
 class Refusal(Exception):

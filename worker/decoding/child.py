@@ -1,8 +1,9 @@
 """The child process: takes requests from its socket one at a time, under limits that it sets before the first.
 
-A request is JSON, `{"kind": "count" | "page", "path", "media_type", "page"}`; with "page" comes the descriptor of the
-memory to draw on. So is the reply: `{"kind": "pages", "pages"}`, `{"kind": "page", "width", "height", "angle"}` or
-`{"kind": "refusal", "code", "message", "retire"}`. End of file ends the process.
+A request is JSON, `{"kind": "count" | "page", "media_type", "page"}`, and comes with the document's descriptor. So is
+the reply: `{"kind": "pages", "pages"}`, `{"kind": "page", "angle"}` or `{"kind": "refusal", "code", "message",
+"retire"}`. Before it draws, the child says `{"kind": "size", "width", "height"}` and waits for `{"kind": "draw"}` and
+the descriptor of the memory to draw on. End of file ends the process.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import resource
 import signal
 import socket
 import sys
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from worker.decoding import Document, Limits, Pixels, Refusal
+from worker.decoding import Document, Limits, Pixels, Refusal, sandbox
 from worker.decoding.images import ImageDocument
 from worker.decoding.pdfs import PdfDocument
 
@@ -44,13 +45,12 @@ def main(arguments: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _limit_resources(limits)
-    channel.send(b'{"kind": "ready"}')
-    reader = PageReader(limits)
+    walls = [] if limits.sandbox == "off" else sandbox.enter()
+    channel.send(json.dumps({"kind": "ready", "walls": walls}).encode())
+    reader = PageReader(limits, channel)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, 1)
-        if not message:
-            return
-        reply = reader.answer(json.loads(message), descriptors)
+        message, descriptors = _receive(channel)
+        reply = reader.answer(message, descriptors[0])
         channel.send(json.dumps(reply).encode())
         if reply.get("retire"):
             return
@@ -59,64 +59,82 @@ def main(arguments: list[str]) -> None:
 class PageReader:
     """Answers requests; keeps the last document open for its next page."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, channel: socket.socket) -> None:
         self._limits = limits
+        self._channel = channel
+        self._file: BinaryIO | None = None
         self._document: Document | None = None
         self._identity: tuple[Any, ...] = ()
 
-    def answer(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+    def answer(self, request: dict[str, Any], descriptor: int) -> dict[str, Any]:
+        """The last reply to a request about the document behind `descriptor`, which is the reader's to close."""
         _allow_cpu_seconds(self._limits.page_timeout_s)
         try:
-            document = self._open(request["path"], request["media_type"])
+            document = self._open(descriptor, request["media_type"])
             if request["kind"] == "count":
                 return {"kind": "pages", "pages": document.count()}
-            return self._draw(document, request["page"], descriptors[0])
+            return self._draw(document, request["page"])
         except Refusal as refusal:
             return _refusal(refusal.code, str(refusal))
         except MemoryError:
             # What is left of the heap is in pieces, so the next page gets a fresh process.
             message = "The page needs more memory than one page may take."
             return _refusal("image_too_large", message, retire=True)
-        except FileNotFoundError:
-            return _refusal("fetch_failed", "The document is gone from the blob store.")
         except Exception:
             # Decoders raise whatever a damaged field makes them stumble over.
             self._close()
             return _refusal("corrupt_document", "The document is damaged or cut short.")
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
 
-    def _open(self, path: str, media_type: str) -> Document:
-        stat = os.stat(path)
-        identity = (path, media_type, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        if self._document is None or identity != self._identity:
-            self._close()
-            pdf = media_type == "application/pdf"
-            self._document = PdfDocument(path, self._limits) if pdf else ImageDocument(path, media_type, self._limits)
-            self._identity = identity
+    def _open(self, descriptor: int, media_type: str) -> Document:
+        file = os.fdopen(descriptor, "rb")
+        stat = os.fstat(descriptor)
+        identity = (media_type, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if self._document is not None and identity == self._identity:
+            file.close()
+            return self._document
+        self._close()
+        self._file, self._identity = file, identity
+        # A decoder that died with the document may have left the offset anywhere.
+        file.seek(0)
+        pdf = media_type == "application/pdf"
+        self._document = PdfDocument(file, self._limits) if pdf else ImageDocument(file, media_type, self._limits)
         return self._document
 
-    def _draw(self, document: Document, page: int, descriptor: int) -> dict[str, Any]:
+    def _draw(self, document: Document, page: int) -> dict[str, Any]:
         size = (0, 0)
 
         def allocate(width: int, height: int) -> Pixels:
             nonlocal size
             size = (width, height)
-            # The whole page is written, so its memory is mapped at once instead of fault by fault.
-            memory = mmap.mmap(descriptor, width * height * 3, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            self._channel.send(json.dumps({"kind": "size", "width": width, "height": height}).encode())
+            _, [descriptor] = _receive(self._channel)
+            try:
+                # The whole page is written, so its memory is mapped at once instead of fault by fault.
+                memory = mmap.mmap(descriptor, width * height * 3, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            finally:
+                os.close(descriptor)
             return np.frombuffer(memory, np.uint8).reshape(height, width, 3)
 
         angle = document.draw(page, allocate)
         width, height = size
         if width * height > KEEP_OPEN_PIXELS:
             self._close()
-        return {"kind": "page", "width": width, "height": height, "angle": angle}
+        return {"kind": "page", "angle": angle}
 
     def _close(self) -> None:
         document, self._document = self._document, None
         if document is not None:
             document.close()
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
+def _receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    message, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, 1)
+    if not message:
+        sys.exit()
+    return json.loads(message), descriptors
 
 
 def _refusal(code: str, message: str, *, retire: bool = False) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from PIL import (  # noqa: F401
 )
 
 from worker.decoding import Allocate, Limits, Pixels, Refusal, check_pages, check_pixels
+
+# Pillow looks for its default formats when it opens the first image.
+Image.preinit()
 
 # Pillow's own bomb check warns before it refuses; the limits here are checked from the header instead.
 Image.MAX_IMAGE_PIXELS = None
@@ -57,12 +60,12 @@ BAND_ROWS = 256
 class ImageDocument:
     """An image file; several pages only for TIFF."""
 
-    def __init__(self, path: str, media_type: str, limits: Limits) -> None:
+    def __init__(self, file: BinaryIO, media_type: str, limits: Limits) -> None:
         self._limits = limits
         self._tiff = media_type == "image/tiff"
         if media_type == "image/webp":
-            check_pixels(*_webp_size(path), limits)
-        self._image = Image.open(path, formats=(FORMATS[media_type],))
+            check_pixels(*_webp_size(file), limits)
+        self._image = Image.open(file, formats=(FORMATS[media_type],))
         check_pixels(*self._image.size, limits)
 
     def count(self) -> int:
@@ -97,10 +100,9 @@ class ImageDocument:
         self._image.close()
 
 
-def _webp_size(path: str) -> tuple[int, int]:
+def _webp_size(file: BinaryIO) -> tuple[int, int]:
     """Width and height from the header (RFC 9649, section 2), because Pillow takes a canvas of that size to open it."""
-    with open(path, "rb") as file:
-        head = file.read(30)
+    head = file.read(30)
     if head[12:16] == b"VP8X":
         return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
     if head[12:16] == b"VP8L":

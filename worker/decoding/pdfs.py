@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from typing import Any
+from typing import Any, BinaryIO
 
 import pypdfium2
 import pypdfium2.raw as pdfium
@@ -19,10 +19,10 @@ LOCKED = frozenset({pdfium.FPDF_ERR_PASSWORD, pdfium.FPDF_ERR_SECURITY})
 class PdfDocument:
     """A PDF file that opens without a password."""
 
-    def __init__(self, path: str, limits: Limits) -> None:
+    def __init__(self, file: BinaryIO, limits: Limits) -> None:
         self._limits = limits
         try:
-            self._pdf = pypdfium2.PdfDocument(path)
+            self._pdf = pypdfium2.PdfDocument(file)
         except pypdfium2.PdfiumError as error:
             if error.err_code in LOCKED:
                 raise Refusal("encrypted_document", "The PDF is protected by a password.") from None

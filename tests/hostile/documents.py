@@ -1,0 +1,138 @@
+"""Documents that mean harm, made on the spot."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import pikepdf
+from PIL import Image
+
+
+def pdf(*sizes: tuple[float, float], content: bytes = b"") -> bytes:
+    """A PDF with a page of each size, in points."""
+    file = io.BytesIO()
+    with pikepdf.new() as document:
+        for width, height in sizes:
+            page = document.add_blank_page()
+            page.MediaBox = pikepdf.Array([0, 0, width, height])
+            page.Contents = document.make_stream(content)
+        document.save(file)
+    return file.getvalue()
+
+
+def pdf_of_junk(encoding: str) -> bytes:
+    """A page with one image, whose stream is no data of its filter."""
+    file = io.BytesIO()
+    with pikepdf.new() as document:
+        page = document.add_blank_page(page_size=(100, 100))
+        image = pikepdf.Stream(
+            document,
+            bytes(range(256)) * 40,
+            Type=pikepdf.Name.XObject,
+            Subtype=pikepdf.Name.Image,
+            Width=50_000,
+            Height=50_000,
+            ColorSpace=pikepdf.Name.DeviceGray,
+            BitsPerComponent=1,
+            Filter=pikepdf.Name(f"/{encoding}"),
+        )
+        page.Resources = pikepdf.Dictionary(XObject=pikepdf.Dictionary(I=image))
+        page.Contents = document.make_stream(b"1 0 0 rg 0 80 20 20 re f 100 0 0 100 0 0 cm /I Do")
+        document.save(file, compress_streams=False, stream_decode_level=pikepdf.StreamDecodeLevel.none)
+    return file.getvalue()
+
+
+def pdf_with_script_and_attachment() -> bytes:
+    """A red square; when it is opened, a script runs forever, another program is launched and a file is sent."""
+    file = io.BytesIO()
+    with pikepdf.new() as document:
+        page = document.add_blank_page(page_size=(100, 100))
+        page.Contents = document.make_stream(b"1 0 0 rg 0 80 20 20 re f")
+        document.attachments["../../etc/passwd"] = b"attached"
+        document.Root.OpenAction = pikepdf.Dictionary(S=pikepdf.Name.JavaScript, JS="while (true) app.alert(1);")
+        launch = pikepdf.Dictionary(S=pikepdf.Name.Launch, F="/bin/sh")
+        send = pikepdf.Dictionary(S=pikepdf.Name.SubmitForm, F="http://127.0.0.1:1/")
+        page.AA = pikepdf.Dictionary(O=launch, C=send)
+        document.save(file)
+    return file.getvalue()
+
+
+def pdf_nested(depth: int) -> bytes:
+    """A PDF whose page has an array in an array in an array..."""
+    nested = b"[" * depth + b"]" * depth
+    return (
+        b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Count 1/Kids[3 0 R]>>endobj\n"
+        b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 100 100]/Deep " + nested + b">>endobj\n"
+        b"trailer<</Root 1 0 R>>\n%%EOF\n"
+    )
+
+
+def pdf_of_itself() -> bytes:
+    """A PDF whose tree of pages holds itself."""
+    return (
+        b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n"
+        b"2 0 obj<</Type/Pages/Count 5/Kids[2 0 R 2 0 R]>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"
+    )
+
+
+def tiff_of_frames(frames: int) -> bytes:
+    """A TIFF of many frames of one pixel."""
+    entries = 8
+    size = 2 + 12 * entries + 4
+    first = 8 + 2  # header, and one pixel that all frames share
+    file = [b"II*\0" + struct.pack("<I", first) + b"\0\0"]
+    for frame in range(frames):
+        following = first + size * (frame + 1) if frame + 1 < frames else 0
+        tags = [(256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 8), (278, 1), (279, 1)]
+        file.append(struct.pack("<H", entries))
+        file += [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags]
+        file.append(struct.pack("<I", following))
+    return b"".join(file)
+
+
+def tiff_in_a_circle() -> bytes:
+    """A TIFF whose last frame is followed by its first."""
+    frames = bytearray(tiff_of_frames(3))
+    frames[-4:] = struct.pack("<I", 10)
+    return bytes(frames)
+
+
+def gif_bomb(frames: int) -> bytes:
+    """A GIF of many frames, each of them the size of the first."""
+    first = Image.new("P", (500, 500))
+    file = io.BytesIO()
+    first.save(file, "GIF")
+    data = file.getvalue()
+    image = data[data.index(b",") : -1]
+    return data[:-1] + image * frames + b";"
+
+
+def apng_bomb(frames: int) -> bytes:
+    """A PNG that says it has 2^31 - 1 frames, and has many."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    pixels = zlib.compress(b"\0" * (501 * 500))
+    parts = [
+        b"\x89PNG\r\n\x1a\n",
+        chunk(b"IHDR", struct.pack(">IIBBBBB", 500, 500, 8, 0, 0, 0, 0)),
+        chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)),
+        chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 500, 500, 0, 0, 1, 1, 0, 0)),
+        chunk(b"IDAT", pixels),
+    ]
+    for frame in range(frames):
+        parts.append(chunk(b"fcTL", struct.pack(">IIIIIHHBB", 2 * frame + 1, 500, 500, 0, 0, 1, 1, 0, 0)))
+        parts.append(chunk(b"fdAT", struct.pack(">I", 2 * frame + 2) + pixels))
+    return b"".join([*parts, chunk(b"IEND", b"")])
+
+
+def png_text_bomb() -> bytes:
+    """A PNG of a few pixels, whose text unpacks to 200 MB."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    data = file.getvalue()
+    text = b"zTXt" + b"Comment\0\0" + zlib.compress(bytes(200_000_000), 1)
+    return data[:33] + struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text)) + data[33:]
