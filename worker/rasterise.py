@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from producer.errors import (
     CorruptDocument,
     DeadlineExceeded,
+    FetchFailed,
     Internal,
     OcrpoolError,
     PageTimeout,
@@ -337,8 +338,10 @@ def _opened(path: Path) -> Iterator[int]:
     """The document's descriptor: all of the file system that a child gets to see."""
     try:
         document = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        raise Internal("The document's bytes are gone.") from None
+    except FileNotFoundError:
+        raise FetchFailed("The document is gone from the blob store.") from None
+    except OSError as error:
+        raise Internal(f"The document could not be opened: {error.strerror}.") from None
     try:
         yield document
     finally:

@@ -47,9 +47,8 @@ def main(rounds: int) -> None:
         for rasteriser in rasterisers.values():
             rasteriser.stop()
     on, off = median(rates["on"]), median(rates["off"])
-    print(
-        f"sandbox on {on:.1f} pages/s, off {off:.1f} pages/s: it costs {100 * (1 - on / off):.1f}% (medians of {rounds} rounds)"
-    )
+    cost = 100 * (1 - on / off)
+    print(f"sandbox on {on:.1f} pages/s, off {off:.1f} pages/s: it costs {cost:.1f}% (medians of {rounds} rounds)")
 
 
 if __name__ == "__main__":
