@@ -50,8 +50,12 @@ class FoundCards:
     cards: tuple[Card, ...]
     #: Why there are none; empty where there are some.
     reason: str = ""
-    #: Whether the kernel has some all the same, which the driver does not tell of.
+    #: Whether a card is here all the same, or was given to this process, and only cannot be used.
     amiss: bool = False
+
+
+class DriverBroken(Unavailable):
+    """The driver is there, and does not answer as it should."""
 
 
 class Driver(Protocol):
@@ -120,19 +124,21 @@ def nvml() -> Iterator[_Nvml]:
 
     Raises:
         Unavailable: the package or the driver is not there.
+        DriverBroken: the driver is.
     """
     try:
         import pynvml
     except ImportError as error:
         raise Unavailable("the package nvidia-ml-py is not installed") from error
+    absent = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        raise Unavailable(f"NVML says: {error}") from error
+        raise (Unavailable if error.value in absent else DriverBroken)(f"NVML says: {error}") from error
     try:
         yield _Nvml(pynvml)
     except pynvml.NVMLError as error:
-        raise Unavailable(f"NVML says: {error}") from error
+        raise DriverBroken(f"NVML says: {error}") from error
     finally:
         pynvml.nvmlShutdown()
 
@@ -147,16 +153,17 @@ def find_cards(
 ) -> FoundCards:
     """The cards that `CUDA_VISIBLE_DEVICES` leaves to this process, in its order; or why there are none."""
     wanted = environment.get(VISIBLE)
+    hidden = wanted in HIDDEN
     try:
         with driver() as opened:
             cards = opened.cards()
             seen = cards if wanted is None else _named(wanted.split(","), cards, opened)
     except Unavailable as error:
-        return FoundCards((), str(error), amiss=wanted not in HIDDEN and nodes())
+        return FoundCards((), str(error), amiss=not hidden and (isinstance(error, DriverBroken) or nodes()))
     if seen:
         return FoundCards(tuple(seen))
-    hidden = f"{VISIBLE}={wanted!r} names none of the cards here" if cards else "the driver finds none"
-    return FoundCards((), hidden)
+    reason = f"{VISIBLE}={wanted!r} names none of the cards here" if cards else "the driver finds none"
+    return FoundCards((), reason, amiss=not hidden and (bool(cards) or nodes()))
 
 
 def cards_for(settings: Settings) -> FoundCards:

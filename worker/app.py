@@ -75,7 +75,8 @@ def _boot(sender: Any, **_: Any) -> None:
     try:
         _station = Station(settings, queues=tuple(app.amqp.queues.consume_from))
         # Before the threads of the tasks are made; by now it is known what the models run on.
-        sender.concurrency = _station.in_flight.spans
+        if not sender.options.get("concurrency"):
+            sender.concurrency = _station.in_flight.spans
         _station.start()
     except Exception as error:
         # Celery swallows a handler's exceptions, and a worker without models must not take work.

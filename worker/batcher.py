@@ -178,7 +178,7 @@ class Batcher(Generic[Bucket, In, Out]):
         if self._crew.broken_by:
             return Trouble(f"{self.name}: {self._crew.broken_by}")
         still_s = self._clock() - self._runs.moved_at
-        if (self.queued or self._runs.busy) and still_s > longest_s + self._max_delay_s:
+        if (self.queued or self._runs.busy) and still_s > longest_s + self._backlog.starved_s:
             return Trouble(f"{self.name}: {self.queued} items wait, and none has moved for {still_s:.0f} s", hangs=True)
         return None
 

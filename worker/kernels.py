@@ -76,6 +76,9 @@ def card_name() -> str:
 
 #: How errors read that say there was no room; the runtimes have no classes of their own for them.
 NO_ROOM = re.compile("alloc|out of memory", re.IGNORECASE)
+#: How CUDA's own errors read, by number or by name: they say what happened, whatever call or file is named beside them.
+CUDA_ERROR = re.compile(r"\bCUDA (?:failure |error ?\()(\d+)|\b(cudaError\w+|CUDA_ERROR_\w+)", re.IGNORECASE)
+CUDA_NO_ROOM = ("2", "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY")
 #: How all other errors of CUDA and its libraries read, in CuPy, ONNX Runtime and Paddle: `CUDA failure 700: ...`,
 #: `cudaErrorLaunchFailure: ...`, `CUBLAS_STATUS_EXECUTION_FAILED`, `CUDNN error(8)`.
 CARD_FAILED = re.compile(r"\b(cuda|cudnn|cublas)(_status|_?error| error| failure)", re.IGNORECASE)
@@ -95,7 +98,8 @@ def card_errors() -> Iterator[None]:
         raise
     except Exception as error:
         told = str(error)
-        if NO_ROOM.search(told):
+        cuda = CUDA_ERROR.search(told)
+        if (cuda[1] or cuda[2]) in CUDA_NO_ROOM if cuda else NO_ROOM.search(told):
             raise MemoryError(told) from error
         if CARD_FAILED.search(told):
             raise DeviceFailed(told.partition("\n")[0]) from error

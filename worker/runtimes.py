@@ -115,10 +115,13 @@ def _choose_device(settings: Settings, model: Model) -> tuple[Device, list[str]]
         return "cpu", []
     passed_over: list[str] = []
     for device in FALLBACKS[settings.device]:
-        found = cards_for(settings)
-        if settings.device == "auto" and device != "cpu" and not found.cards and not found.amiss:
-            continue  # nothing is amiss on a machine without a card
-        trouble = "; ".join([found.reason] if found.amiss and device != "cpu" else troubles(device, model))
+        trouble = ""
+        if settings.device == "auto" and device != "cpu":
+            found = cards_for(settings)
+            if not found.cards and not found.amiss:
+                continue  # nothing is amiss on a machine without a card
+            trouble = found.reason
+        trouble = trouble or "; ".join(troubles(device, model))
         if not trouble:
             return device, passed_over
         if settings.strict_runtime:

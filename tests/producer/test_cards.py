@@ -6,7 +6,7 @@ import ctypes
 import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from types import ModuleType, SimpleNamespace
@@ -17,10 +17,10 @@ import pytest
 from producer import cards
 from producer.cards import (
     BESIDE_A_CARD,
-    HIDDEN,
     ON_CPU,
     Card,
     Driver,
+    DriverBroken,
     FoundCards,
     InFlight,
     cards_for,
@@ -90,7 +90,7 @@ def nvml(**changes: Any) -> ModuleType:
     """A stand-in for the module `pynvml`, with two cards of which one has fallen off the bus."""
 
     class NVMLError(Exception):
-        pass
+        value = 18  # NVML_ERROR_LIB_RM_VERSION_MISMATCH
 
     def handle(index: int) -> str:
         if index == 1:
@@ -105,6 +105,8 @@ def nvml(**changes: Any) -> ModuleType:
     library = ModuleType("pynvml")
     functions = {
         "NVMLError": NVMLError,
+        "NVML_ERROR_LIBRARY_NOT_FOUND": 12,
+        "NVML_ERROR_DRIVER_NOT_LOADED": 9,
         "nvmlInit": lambda: None,
         "nvmlShutdown": lambda: None,
         "nvmlDeviceGetCount": lambda: 2,
@@ -151,7 +153,9 @@ def test_nvml_that_is_not_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> 
     library = nvml()
 
     def no_driver_loaded() -> None:
-        raise library.NVMLError("Driver Not Loaded")
+        error = library.NVMLError("Driver Not Loaded")
+        error.value = library.NVML_ERROR_DRIVER_NOT_LOADED
+        raise error
 
     monkeypatch.setitem(sys.modules, "pynvml", nvml(NVMLError=library.NVMLError, nvmlInit=no_driver_loaded))
     assert find_cards({}).reason == "NVML says: Driver Not Loaded"
@@ -159,13 +163,54 @@ def test_nvml_that_is_not_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> 
     assert find_cards({}).reason == "the package nvidia-ml-py is not installed"
 
 
-def test_a_card_that_the_driver_does_not_tell_of_is_amiss_unless_it_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cards, "nodes", lambda: True)
-    assert find_cards({}, no_driver).amiss
-    assert not any(find_cards({"CUDA_VISIBLE_DEVICES": hidden}, no_driver).amiss for hidden in HIDDEN)
-    assert not find_cards({}, driver).amiss
-    monkeypatch.setattr(cards, "nodes", lambda: False)
-    assert not find_cards({}, no_driver).amiss
+class LostCards:
+    """A driver whose cards have all fallen off the bus."""
+
+    def cards(self) -> list[Card]:
+        return []
+
+    def slice(self, uuid: str) -> Card | None:
+        return None
+
+
+@contextmanager
+def lost_cards() -> Iterator[Driver]:
+    yield LostCards()
+
+
+def broken_driver() -> AbstractContextManager[Driver]:
+    raise DriverBroken("Driver/library version mismatch")
+
+
+@pytest.mark.parametrize(
+    ("visible", "opened", "nodes", "amiss"),
+    [
+        # No card, and no sign of one
+        (None, no_driver, False, False),
+        # A card that the driver, its library or the package for it keeps from being used
+        (None, broken_driver, False, True),
+        (None, no_driver, True, True),
+        (None, lost_cards, True, True),
+        # A card that was given to this process and is gone
+        ("GPU-dd4", driver, True, True),
+        ("3", driver, True, True),
+        # Cards that are hidden on purpose
+        ("", driver, True, False),
+        ("-1", broken_driver, True, False),
+        ("NoDevFiles", lost_cards, True, False),
+        # Cards
+        (None, driver, True, False),
+    ],
+)
+def test_a_card_that_cannot_be_used_is_told_from_none(
+    visible: str | None,
+    opened: Callable[[], AbstractContextManager[Driver]],
+    nodes: bool,
+    amiss: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cards, "nodes", lambda: nodes)
+    assert find_cards({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}, opened).amiss == amiss
 
 
 def test_more_is_in_flight_beside_a_card_unless_the_settings_say_how_much() -> None:

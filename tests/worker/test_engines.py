@@ -13,6 +13,7 @@ from producer.settings import Settings
 from tests.documents import SAMPLES, character_f1, truth
 from tests.worker.card_stand_in import stand_in
 from tests.worker.compiled_kernels import COMPILER
+from worker.device import DeviceFailed, Trouble
 from worker.engines import PpOcr
 from worker.models import available_models
 
@@ -60,6 +61,46 @@ def test_a_page_is_read_on_a_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert engine.on_card
     assert "cuda" in pages[0].model
     assert all(character_f1(page.text, truth(RECEIPT)[0]) > 0.95 for page in pages)
+
+
+class CUDARuntimeError(RuntimeError):
+    """As CuPy has it."""
+
+    status = 700
+
+
+@pytest.mark.skipif(COMPILER is None or "PP-OCRv6_small" not in available_models(), reason="g++ or a model is missing")
+@pytest.mark.parametrize("place", ["Array.set", "Array.get"])
+def test_a_card_that_fails_takes_no_more_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
+    # Given an engine whose card fails while a page is brought there, or under a batch
+    stand_in(monkeypatch, tmp_path)
+    engine = PpOcr(
+        Settings(
+            device="cuda",
+            precision="fp32",
+            detector_sizes=((896, 640),),
+            detector_batches=(1,),
+            recogniser_widths=(640,),
+            recogniser_batches=(2,),
+        )
+    )
+    engine.start()
+    assert engine.trouble() is None
+
+    def fail(*_: object, **__: object) -> None:
+        raise CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+
+    monkeypatch.setattr(f"tests.worker.card_stand_in.{place}", fail)
+    try:
+        # Then the page that was on it is told from those that come later, and the engine says that it reads no more
+        with pytest.raises(DeviceFailed):
+            read(engine, ReadOptions())
+        with pytest.raises(Unavailable) as refused:
+            read(engine, ReadOptions())
+        assert not isinstance(refused.value, DeviceFailed)
+        assert engine.trouble() == Trouble("cudaErrorIllegalAddress: an illegal memory access was encountered")
+    finally:
+        engine.stop()
 
 
 def test_a_card_that_the_models_fill_takes_no_pages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,12 +147,18 @@ def test_the_best_classes_are_those_of_a_softmax(precision: type[Any]) -> None:
             "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; expr=cudaStreamSynchronize",
             DeviceFailed,
         ),
+        # Where it comes to light says nothing of what it is.
+        (
+            "CUDA failure 700: an illegal memory access was encountered ; file=cuda_allocator.cc ; expr=cudaMalloc",
+            DeviceFailed,
+        ),
         ("cudaErrorLaunchFailure: unspecified launch failure", DeviceFailed),
         ("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered", DeviceFailed),
         ("Non-zero status code while running Conv. CUDNN failure 5000: CUDNN_STATUS_EXECUTION_FAILED", DeviceFailed),
         ("(External) CUDA error(719), unspecified launch failure.", DeviceFailed),
         ("CUDA failure 2: out of memory", MemoryError),
         ("cudaErrorMemoryAllocation: out of memory", MemoryError),
+        ("(External) CUDA error(2), out of memory.", MemoryError),
         ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED", MemoryError),
         ("Failed to allocate memory for requested buffer of size 90", MemoryError),
         ("Got invalid dimensions for input: x", RuntimeError),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -37,6 +38,23 @@ def test_a_held_lease_is_renewed_and_a_lost_one_told(ledger: Ledger) -> None:
     assert not kept_lease.lost.is_set()
     assert lost_lease.lost.is_set()
     assert ledger.sweep("q.").deaths == 0
+
+
+def test_what_ends_a_worker_that_knows_it_counts_a_death_at_once(ledger: Ledger, settings: Settings) -> None:
+    # Given a worker that hangs with one unit, and another that it held before
+    job = make_job()
+    ledger.accept(job, pages_total=2 * settings.span_pages)
+    first, second = f"1+{settings.span_pages}", f"{settings.span_pages + 1}+{settings.span_pages}"
+    stale = claimed(ledger, job, second)
+    ledger.release(stale, again=True)
+    ledger.let_lapse([claimed(ledger, job, first), stale])
+
+    # Then a sweep needs no patience to find what it held, and that alone
+    deadline = time.monotonic() + 10
+    while not (swept := ledger.sweep("q.")).deaths:
+        assert time.monotonic() < deadline
+    assert swept.deaths == 1
+    assert (job.id, first, "interactive") in swept.publish
 
 
 def test_one_sweeper_of_many_publishes_what_a_dead_worker_held_and_deletes_blobs(

@@ -296,3 +296,11 @@ def test_a_card_that_the_driver_does_not_tell_of_is_told(monkeypatch: pytest.Mon
     assert "cuda was passed over, because NVML says: no" in choose(Settings()).reason
     with pytest.raises(Unavailable, match=r"OCRPOOL_STRICT_RUNTIME is set: NVML says: no"):
         choose(Settings(strict_runtime=True))
+
+
+@needs_v6
+def test_a_card_that_is_asked_for_needs_no_driver_that_tells_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.runtimes.cards_for", lambda settings: FoundCards((), "no nvidia-ml-py", amiss=True))
+    monkeypatch.setattr("worker.runtimes.troubles", lambda device, model: iter(()))
+
+    assert choose(Settings(device="cuda", strict_runtime=True)).execution.device == "cuda"

@@ -16,7 +16,9 @@ from producer.errors import InvalidRequest
 from producer.settings import Settings
 from tests.documents import SAMPLES, png, samples
 from worker.detection import Detector
+from worker.models import load_model
 from worker.predictors import Shape
+from worker.recognition import Recogniser
 from worker.shapes import DEFAULTS, Device, ShapeList, resolve
 from worker.shapes.fit import LONGEST, SIZE_GRAIN, WIDEST
 from worker.shapes.histogram import Histogram
@@ -63,9 +65,22 @@ def test_padding_inside_places_and_empty_places_are_told_apart() -> None:
     assert padding.empty_share == pytest.approx(1 - 1400 / 2000)
 
 
-def test_long_lines_are_counted_in_the_smaller_batches_that_they_go_in() -> None:
-    # 64 lines of 3200 columns would make a batch too large for a card: they go in eights.
-    assert line_padding({3200: 9}, (3200,), (8, 64)).batches == 16 * 3200
+def test_empty_places_are_those_of_the_recognisers_batches() -> None:
+    # Given lines of each bucket of a card's list, of which the wide ones go in smaller batches
+    shapes = DEFAULTS["cuda"]
+    recogniser = Recogniser(load_model("fake"), shapes)
+    page = np.zeros((48, 3200, 3), np.uint8)
+    for width in shapes.recogniser_widths:
+        quad = np.array([[[0, 0], [width, 0], [width, 48], [0, 48]]], np.float32)
+        for count in (3, 20, 70):
+            lines = recogniser.prepare(page, np.repeat(quad, count, axis=0))
+
+            # Then they leave as many places empty as in the batches that the recogniser runs
+            most = recogniser.max_batch(lines[0].bucket)
+            parts = [lines[start : start + most] for start in range(0, count, most)]
+            empty = sum(recogniser.pixels(lines[0].bucket, part)[2] for part in parts) // 48
+            padding = line_padding({width: count}, shapes.recogniser_widths, shapes.recogniser_batches)
+            assert padding.batches - padding.places == empty
 
 
 @given(st.integers(1, 1500), st.integers(1, 1500))

@@ -5,11 +5,19 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import re
+import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import structlog
+
 from worker.predictors import Shape
+
+#: Files of ours in an engine folder: one that its builder has locked, and one that says that all is there.
+LOCK, WHOLE = "lock", "whole"
+
+log = structlog.get_logger(__name__)
 
 
 def digest(paths: Iterable[Path]) -> str:
@@ -37,9 +45,38 @@ def engine_folder(root: Path, model: Path, *, precision: str, shapes: Iterable[S
 
 
 @contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Hold the folder against the other workers of this host. Blocks while another has it; a process that ends gives
-    it back."""
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def building(folder: Path) -> Iterator[None]:
+    """What is done inside builds the folder's engines, or loads them where another worker has built them meanwhile.
+
+    One process of the host builds at a time; the others wait here. A folder that was left half-way is emptied first:
+    runtimes refuse an engine that was cut off, at every start.
+    """
+    whole = folder / WHOLE
+    with ExitStack() as alone:
+        if not whole.exists():
+            lock = alone.enter_context((folder / LOCK).open("wb"))
+            _acquire(lock.fileno(), folder)
+            if whole.exists():
+                alone.close()
+            else:
+                _empty(folder)
+                log.info("engines.build", folder=str(folder))
         yield
+        whole.touch()
+
+
+def _acquire(lock: int, folder: Path) -> None:
+    """Take the lock; it is let go with the process, however that ends."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.info("engines.wait", folder=str(folder))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
@@ -14,11 +14,12 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
+import structlog
 
 from worker import kernels
 from worker.kernels import CudaKernels
 from worker.predictors import Answers, Device, Execution, Shape, Stage, check_shape, graph
-from worker.predictors.engine_files import engine_folder, one_at_a_time
+from worker.predictors.engine_files import building, engine_folder
 from worker.predictors.graph import ANSWERS
 from worker.tensors import Batch, HostKernels, Kernels, Tensor
 
@@ -30,6 +31,11 @@ ERRORS_ONLY = 3
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 #: Where both read and write.
 MEMORY = "cuda"
+
+#: In what the runtime says of a session that shall be recorded and is not wholly TensorRT's.
+NOT_RECORDED = "cannot use the CUDA Graph feature"
+
+log = structlog.get_logger(__name__)
 
 _sessions: WeakValueDictionary[tuple[Path, int], Any] = WeakValueDictionary()
 _sessions_lock = threading.Lock()
@@ -204,8 +210,9 @@ class OnnxCardPredictor:
         cuDNN needs to plan its kernels; side by side in several threads they take as long.
         """
         kernels.compile_all()
-        for shape in sorted(self.shapes, key=lambda shape: -shape.pixels):
-            self._record(shape)
+        with building(self._engines) if self._execution.device == "tensorrt" else nullcontext():
+            for shape in sorted(self.shapes, key=lambda shape: -shape.pixels):
+                self._record(shape)
 
     def close(self) -> None:
         self._recordings.clear()
@@ -219,9 +226,9 @@ class OnnxCardPredictor:
         return self._card.fetch(output)
 
     def _record(self, shape: Shape) -> _Recording:
-        with self._one_builds(), self._card.on_card(f"record {shape}"):
+        with self._card.on_card(f"record {shape}"):
             output = self._card.empty((shape.batch, *self._tail(shape)), self._output_type)
-            session = _session(graph.for_shape(self._model, shape), 1, self._providers(shape))
+            session = self._session(shape)
             binding = session.io_binding()
             sides = (shape.batch, 3, shape.height, shape.width)
             binding.bind_input(session.get_inputs()[0].name, MEMORY, 0, np.float32, sides, self._card.input.data.ptr)
@@ -254,19 +261,23 @@ class OnnxCardPredictor:
     def _probe(self) -> Any:
         return _session(graph.serialised(graph.load(self._path)), 1, [("CPUExecutionProvider", {})])
 
-    def _providers(self, shape: Shape) -> list[tuple[str, dict[str, str]]]:
-        """The first runs what it can, on the predictor's stream; the next what that leaves, on the same."""
-        stream = self._card.stream.ptr
+    def _session(self, shape: Shape) -> Any:
+        """Both providers work on the predictor's stream; the second runs what the first cannot."""
+        model, stream = graph.for_shape(self._model, shape), self._card.stream.ptr
         if self._execution.device == "cuda":
-            return [(CUDA, cuda_options(stream))]
+            return _session(model, 1, [(CUDA, cuda_options(stream))])
         name = self._model.graph.input[0].name
-        options = tensorrt_options(name, shape, self._engines, stream, half=self._execution.half)
+        tensorrt = tensorrt_options(name, shape, self._engines, stream, half=self._execution.half)
         # What is left over is not a whole graph, which alone could be recorded.
-        return [(TENSORRT, options), (CUDA, {**cuda_options(stream), "enable_cuda_graph": "0"})]
-
-    def _one_builds(self) -> AbstractContextManager[None]:
-        """TensorRT builds an engine of minutes, which the other workers then find: they wait for it."""
-        return one_at_a_time(self._engines) if self._execution.device == "tensorrt" else nullcontext()
+        behind = CUDA, cuda_options(stream) | {"enable_cuda_graph": "0"}
+        try:
+            return _session(model, 1, [(TENSORRT, tensorrt), behind])
+        except Exception as error:
+            if NOT_RECORDED not in str(error):
+                raise
+        # Nor can what TensorRT takes, if something is left over: the runtime refuses such a session as a whole.
+        log.warning("tensorrt.not_recorded", stage=self._stage.value, shape=str(shape))
+        return _session(model, 1, [(TENSORRT, tensorrt | {"trt_cuda_graph_enable": "0"}), behind])
 
     @cached_property
     def _engines(self) -> Path:

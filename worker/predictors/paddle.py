@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ import numpy as np
 from worker.kernels import card_errors
 from worker.predictors import Answers, Device, Execution, Shape, Stage, check_shape
 from worker.predictors.endings import ENDINGS
-from worker.predictors.engine_files import engine_folder
+from worker.predictors.engine_files import building, engine_folder
 from worker.tensors import Batch, HostKernels, Kernels, Tensor
 
 #: Most shapes whose oneDNN primitives are kept.
@@ -201,7 +202,10 @@ class PaddlePredictor:
         self._on_card = execution.device != "cpu"
         self.shapes = frozenset(shapes)
         self.runtime = f"{version()} {execution}"
-        self._predictor = _paddle().inference.create_predictor(configure(folder, execution, self.shapes))
+        config = configure(folder, execution, self.shapes)
+        on_tensorrt = execution.device == "tensorrt"
+        with building(_engines(folder, execution, self.shapes)) if on_tensorrt else nullcontext():
+            self._predictor = _paddle().inference.create_predictor(config)
         self._input = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
         self._output = self._predictor.get_output_handle(self._predictor.get_output_names()[0])
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from producer.settings import Size
 from worker.detection import place
 from worker.recognition import batches_of
+from worker.tensors import portions
 
 #: PaddleX sorts a page's lines by width, takes batches of 6, and pads each to its widest line or to 320 pixels.
 PADDLEX_BATCH, PADDLEX_LEAST, PADDLEX_MOST = 6, 320, 3200
@@ -80,6 +81,6 @@ def paddlex_columns(widths: NDArray[np.int64]) -> int:
 
 
 def _slots(items: int, batches: Sequence[int]) -> int:
-    """Places in the batches that hold `items`: full ones, and the smallest for the rest."""
+    """Places in the batches that hold `items`: full ones, and those that a stage takes for the rest."""
     full, rest = divmod(items, batches[-1])
-    return full * batches[-1] + (next(size for size in batches if size >= rest) if rest else 0)
+    return full * batches[-1] + sum(portions(batches, rest))
