@@ -12,6 +12,7 @@ worker_pool = "threads"
 # A worker whose models run on a card sets its own, once it knows.
 worker_concurrency = in_flight(_settings, on_card=False).spans
 worker_prefetch_multiplier = 1
+worker_consumer = "worker.consumer:StrictConsumer"
 # A message is acknowledged once its pages are in the ledger; a late one is met by a lease or a fence.
 task_acks_late = True
 worker_cancel_long_running_tasks_on_connection_loss = False

@@ -156,7 +156,8 @@ class Settings(BaseSettings):
     durable: bool = Field(
         False, description="Accept a job only once Redis has it on its disk (WAITAOF; Redis 7.2 with `appendonly yes`)."
     )
-    durable_timeout_s: float = Field(5, gt=0, le=60, description="Longest wait for that; after it the job is refused.")
+    # Below the time that the ledger's client waits for any reply: after that one, a refused job would still be read.
+    durable_timeout_s: float = Field(5, gt=0, le=10, description="Longest wait for that; after it the job is refused.")
     span_pages: int = Field(8, ge=1, le=256, description="Pages that travel as one message.")
     lease_s: float = Field(15, gt=0, le=3600, description="A worker's claim on a span lapses after this.")
     lease_renew_s: float = Field(5, gt=0, le=1200, description="A live worker renews its claims this often.")

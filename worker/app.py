@@ -53,13 +53,6 @@ def read_span(self: Any, message: object = None, *_: object, **__: object) -> No
     tasks.read_span(_station, message, quarantined=quarantined)
 
 
-@signals.task_rejected.connect  # type: ignore[untyped-decorator]
-@signals.task_unknown.connect  # type: ignore[untyped-decorator]
-def _refused_by_celery(message: Any, exc: BaseException | None, **_: Any) -> None:
-    body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
-    _refuse(body, str(message.delivery_info.get("routing_key")), f"{type(exc).__name__}: {exc}" if exc else "no task")
-
-
 # The threads pool never sends worker_process_init, and tasks still run during worker_shutting_down.
 
 

@@ -63,9 +63,10 @@ class HintChannel(redis.Channel):
         """Free the place that the message may have taken among those in flight."""
         try:
             tag = message["properties"]["delivery_tag"]
-        except (KeyError, TypeError):
+            taken = tag in self.qos._delivered
+        except (KeyError, TypeError):  # Not there, or nothing that could be a key.
             return
-        if tag in self.qos._delivered:
+        if taken:
             self.basic_ack(tag)
 
     def _put_fanout(self, *args: Any, **kwargs: Any) -> None:

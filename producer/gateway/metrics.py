@@ -39,6 +39,11 @@ class PoolCollector(Collector):
         yield CounterMetricFamily(
             "ocrpool_jobs_accepted", "Jobs that were accepted.", value=totals.get("jobs_accepted", 0)
         )
+        yield CounterMetricFamily(
+            "ocrpool_dead_letters",
+            "Pages and messages that were given up; `ocrpool dead list` shows the last.",
+            value=totals.get("dead_letters", 0),
+        )
         jobs = CounterMetricFamily("ocrpool_jobs", "Jobs that ended, by their final state.", labels=["state"])
         for state in JobState:
             if state.final:

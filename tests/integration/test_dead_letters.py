@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import Phase, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from producer import JobState, Producer
@@ -76,6 +79,15 @@ FOREIGN: dict[str, str | bytes] = {
     "no message": envelope([[], {}, {}]),
     "a message of another version": envelope([[], {"message": {**SPAN, "version": 9}}, {}]),
     "a message without a job": envelope([[], {"message": {"version": 1}}, {}]),
+    "a tag that is no key": json.dumps({**json.loads(PICKLE), "properties": {"delivery_tag": []}}),
+    "not what it is compressed with": envelope([[], {"message": SPAN}, {}], compression="bzip2"),
+    "of no compression": envelope([[], {"message": SPAN}, {}], compression="none that is known"),
+    "a route that is a number": json.dumps(
+        {"body": "aGk=", "headers": {}, "properties": {"delivery_tag": "w", "delivery_info": 5}}
+    ),
+    "an unknown task and a route that is a number": json.dumps(
+        {**json.loads(PICKLE), "headers": {"task": "\ud800"}, "properties": {"delivery_tag": "u", "delivery_info": 5}}
+    ),
     "for later": envelope([[], {"message": SPAN}, {}], eta="2099-01-01T00:00:00"),
 }
 
@@ -99,6 +111,41 @@ def test_messages_of_strangers_become_dead_letters_and_the_worker_reads_on(
     assert all(letter.kind == "message" and letter.reason for letter in kept)
     assert "garbage" in {letter.content for letter in kept}
     assert idle_pool.ledger.totals()["dead_letters"] == len(kept)
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = {
+    "headers": ["task", "id", "eta", "expires", "compression", "timelimit", "retries", "root_id", "argsrepr", "group"],
+    "properties": ["delivery_tag", "body_encoding", "delivery_info", "priority", "correlation_id", "reply_to"],
+}
+
+
+@st.composite
+def nearly_ours(draw: st.DrawFn) -> str:
+    """A message of this pool with one part put wrong."""
+    message = json.loads(envelope([[], {"message": SPAN}, {}]))
+    part = draw(st.sampled_from([*message]))
+    if part in FIELDS and draw(st.booleans()):
+        message[part][draw(st.sampled_from(FIELDS[part]))] = draw(JUNK)
+    else:
+        message[part] = draw(JUNK)
+    return json.dumps(message)
+
+
+def test_no_bytes_on_the_queue_end_a_worker(worker: Process, idle_pool: Producer, settings: Settings) -> None:
+    # Shrinking would go on with a worker that has ended.
+    @given(st.lists(st.binary(max_size=200) | JUNK.map(json.dumps) | nearly_ours(), min_size=10, max_size=40))
+    @hypothesis_settings(max_examples=30, deadline=None, phases=[Phase.generate])
+    def read_on(messages: list[str | bytes]) -> None:
+        idle_pool.ledger.redis.lpush(f"{settings.namespace}.interactive", *messages)
+        assert idle_pool.submit(png("hello")).wait(timeout_s=30).state is JobState.SUCCEEDED
+        assert worker.popen.poll() is None
+
+    read_on()
 
 
 def test_a_page_that_took_three_workers_along_can_be_seen_and_replayed(
