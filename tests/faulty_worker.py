@@ -4,6 +4,8 @@
 - `hang-alone`: nor does any other thread run from then on.
 - `device`: the device fails under it, and runs nothing more in this process.
 - `model`: it fails, and so does everything that follows in this process.
+- `crash`: the process is killed.
+- `memory`: that batch finds no memory, and no other does without that page.
 - `deaf`: this process receives no message, from the beginning.
 
 The file, where one is named, is made by the first process that comes to the fault; no other has it.
@@ -12,6 +14,8 @@ The file, where one is named, is made by the first process that comes to the fau
 from __future__ import annotations
 
 import ctypes
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -44,10 +48,20 @@ def fail() -> None:
     raise ValueError("no kernel")
 
 
+def crash() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def find_no_memory() -> None:
+    raise MemoryError("out of memory")
+
+
 FAULTS: dict[str, Callable[[], None]] = {
+    "crash": crash,
     "hang": hang,
     "hang-alone": hang_alone,
     "device": fail_device,
+    "memory": find_no_memory,
     "model": fail,
 }
 
@@ -69,6 +83,8 @@ def spoil_predictors(fault: Callable[[], None], file: str) -> None:
         if not struck.is_set() and (batch.mean(axis=(1, 2, 3)) < BLACK).any() and strikes_here(file):
             struck.set()
         if struck.is_set():
+            if fault is find_no_memory:
+                struck.clear()
             fault()
         return run(self, batch)
 

@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
+from tests.chaos.oracle import REPORTS
 from tests.chaos.pool import Pool
+from tests.chaos.server import Server
 
 FULL = os.environ.get("CHAOS") == "full"
 SEED = int(os.environ.get("CHAOS_SEED", "0")) or time.time_ns() % 1_000_000
@@ -17,6 +21,16 @@ SEED = int(os.environ.get("CHAOS_SEED", "0")) or time.time_ns() % 1_000_000
 
 def pytest_report_header() -> str:
     return f"chaos: {'everything' if FULL else 'the short slice'}, CHAOS_SEED={SEED}"
+
+
+def pytest_terminal_summary() -> None:
+    """The table of what was done and what came of it."""
+    columns = ("fault", "faults", "seconds", "jobs", "pages", "lost", "duplicates", "read_again", "refused")
+    table = Table(*(name.replace("_", " ") for name in columns), title=f"CHAOS_SEED={SEED}")
+    for report in REPORTS:
+        table.add_row(*(str(getattr(report, name)) for name in columns))
+    if REPORTS:
+        Console(width=130).print(table)
 
 
 @pytest.fixture
@@ -34,8 +48,8 @@ def pool(tmp_path: Path, seed: int) -> Iterator[Callable[..., Pool]]:
     """Makes the test's pool, with settings of its own."""
     pools: list[Pool] = []
 
-    def make(**settings: object) -> Pool:
-        pools.append(Pool(tmp_path, seed, **settings))
+    def make(server: Server | None = None, **settings: object) -> Pool:
+        pools.append(Pool(tmp_path, seed, server, **settings))
         return pools[-1]
 
     yield make

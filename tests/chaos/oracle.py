@@ -10,9 +10,15 @@ from pathlib import Path
 
 import psutil
 
-from producer.job import JobState, PageFailure
+from producer.errors import NotFinished, NotFound
+from producer.job import JobResult, JobState, PageFailure
 from tests.chaos.pool import Pool
 from tests.conftest import assert_every_key_is_owned
+
+#: Rows are appended to this file, one JSON object a line.
+REPORT = os.environ.get("CHAOS_REPORT", "")
+#: The rows of this run.
+REPORTS: list[Report] = []
 
 
 @dataclass
@@ -27,7 +33,11 @@ class Report:
     pages: int = 0
     lost: int = 0
     duplicates: int = 0
+    #: Pages that were read once more, because the first reader's lease had lapsed or its process had died.
+    read_again: int = 0
+    #: Submissions that were refused, and tried again.
     refused: int = 0
+    dead_letters: int = 0
     states: dict[str, int] = field(default_factory=dict)
 
     def recovered(self, seconds: float) -> None:
@@ -35,7 +45,8 @@ class Report:
         self.seconds = max(self.seconds, round(seconds, 1))
 
     def write(self) -> None:
-        """Append to the file that `OCRPOOL_CHAOS_REPORT` named, and print."""
+        """Keep it for the table, append it to the file that `CHAOS_REPORT` named, and print it."""
+        REPORTS.append(self)
         line = json.dumps(asdict(self))
         print(line)
         if REPORT:
@@ -43,53 +54,90 @@ class Report:
                 file.write(line + "\n")
 
 
-REPORT = os.environ.get("CHAOS_REPORT", "")
-
-
-def judge(pool: Pool, report: Report, *, expected: JobState = JobState.SUCCEEDED, but: int = 0) -> None:
-    """Stop the workers and look at all that is left: each job ended as expected, `but` so many that did not.
-
-    Each page of each job has exactly one outcome; the counts agree; no unit, lease, key, file or process is left.
-    """
+def judge(pool: Pool, report: Report, *, but: int = 0) -> None:
+    """Stop the workers, look at all that is left, and keep the report."""
     pool.stop_workers()
+    try:
+        look(pool, report, but=but)
+    finally:
+        report.write()
+
+
+def look(pool: Pool, report: Report, *, but: int = 0) -> None:
+    """Each job succeeded, `but` so many that ended otherwise; each of its pages has exactly one outcome, of which the
+    witness knows; the counts agree; no unit, lease, key, file or process is left."""
+    pool.witness.catch_up()
     ledger = pool.producer.ledger
-    states: Counter[str] = Counter()
-    for job_id, pages in pool.submitted.items():
-        result = ledger.result(job_id)
-        states[result.state.value] += 1
-        numbers = [page.page for page in result.pages]
-        report.lost += len(set(range(1, pages + 1)) - set(numbers)) if result.state is JobState.SUCCEEDED else 0
-        report.duplicates += len(numbers) - len(set(numbers))
-        if result.state is JobState.SUCCEEDED:
-            assert not any(isinstance(page, PageFailure) for page in result.pages)
-    report.jobs, report.pages = len(pool.submitted), sum(pool.submitted.values())
+    results, gone = all_results(pool)
+    states = Counter(result.state.value for result in results.values())
+    outcomes = {(job_id, page.page) for job_id, result in results.items() for page in result.pages}
+    totals = ledger.totals()
+
+    report.jobs, report.pages = len(results), len(outcomes)
+    report.lost = sum(pages_without_outcome(pool, result) for result in results.values())
+    report.lost += sum(pool.submitted.get(job_id, 1) for job_id in gone)
+    report.duplicates, report.read_again = pool.witness.duplicates, pool.witness.read_again
     report.refused, report.states = pool.withheld, dict(states)
-    report.write()
+    report.dead_letters = totals.get("dead_letters", 0)
 
     assert (report.lost, report.duplicates) == (0, 0)
-    assert sum(states.values()) - states[expected.value] == but, states
-    totals = ledger.totals()
+    assert pool.witness.recorded == outcomes or pool.server.lives > 1
+    assert len(results) - states[JobState.SUCCEEDED.value] == but, states
+    assert not any(
+        isinstance(page, PageFailure)
+        for result in results.values()
+        for page in result.pages
+        if result.state is JobState.SUCCEEDED
+    )
     assert totals["jobs_accepted"] == sum(totals.get(f"jobs_{state.value}", 0) for state in JobState if state.final)
-    if not but:
-        assert totals["pages_succeeded"] + totals.get("pages_failed", 0) == report.pages
+    assert totals["jobs_accepted"] == len(results)
+    assert totals.get("pages_succeeded", 0) + totals.get("pages_failed", 0) == len(outcomes)
     backlog = ledger.backlog()
     assert not any(count for name, count in backlog.items() if not name.startswith("queue_")), backlog
     assert_every_key_is_owned(pool.client, pool.settings.namespace)
     assert_nothing_is_left(pool)
 
 
+def all_results(pool: Pool) -> tuple[dict[str, JobResult], set[str]]:
+    """The result of each job, whether its answer came to the client or was lost on its way; and the jobs that have
+    none."""
+    prefix = b"chaos:job:"
+    found = {key.removeprefix(prefix).decode() for key in pool.client.scan_iter(match=prefix + b"*", count=1000)}
+    results, gone = {}, set()
+    for job_id in found | set(pool.submitted):
+        try:
+            results[job_id] = pool.producer.ledger.result(job_id)
+        except (NotFound, NotFinished):
+            gone.add(job_id)
+    return results, gone
+
+
+def pages_without_outcome(pool: Pool, result: JobResult) -> int:
+    """A job that was cancelled or expired owes no outcome, nor one whose pages could not be counted."""
+    if result.state in (JobState.CANCELLED, JobState.EXPIRED):
+        return 0
+    known = pool.producer.ledger.status(result.id).pages_total or 0
+    wanted = pool.submitted.get(result.id, known) if result.state is JobState.SUCCEEDED else known
+    return len(set(range(1, wanted + 1)) - {page.page for page in result.pages})
+
+
 def assert_nothing_is_left(pool: Pool) -> None:
-    """No process of the pool's, and no file that belongs to no job."""
-    mine = f"OCRPOOL_DATA_DIR={pool.settings.data_dir}"
-    assert not [process.cmdline() for process in psutil.process_iter() if mine in _environment(process)]
+    """No process of the pool's (what it shares goes with it, for its memory has no name), and no file of no job."""
+    assert not processes(pool)
     blobs = [path.name for path in (pool.settings.data_dir / "blobs").rglob("*") if path.is_file()]
     assert not [name for name in blobs if name.startswith(".")]
     owners = set(pool.members("garbage"))
     assert {name.partition(".")[0] for name in blobs} <= owners
 
 
-def _environment(process: psutil.Process) -> str:
+def processes(pool: Pool) -> list[psutil.Process]:
+    """Workers and decoders of this pool, whoever their parents are now."""
+    mine = str(pool.settings.data_dir)
+    return [process for process in psutil.process_iter() if _environment(process).get("OCRPOOL_DATA_DIR") == mine]
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
     try:
-        return " ".join(f"{name}={value}" for name, value in process.environ().items())
+        return dict(process.environ())
     except psutil.Error:
-        return ""
+        return {}

@@ -7,69 +7,54 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-import redis
+from PIL import Image
 
 from producer import Producer
-from producer.embedded import answers, redis_command
 from producer.errors import Unavailable
 from producer.job import ReadOptions
 from producer.plan import plan_workers
-from producer.processes import Process, free_port
+from producer.processes import PYTHON
 from producer.settings import Settings
 from producer.workers import Workers
 from tests.chaos.proxy import Proxy
-from tests.documents import tiff
+from tests.chaos.server import Server
+from tests.chaos.witness import Witness
+from tests.documents import encoded, picture, tiff
 
 #: Found and read again within a few seconds. The 20 s of the default leases have a test of their own.
 QUICK = {"lease_s": 3.0, "lease_renew_s": 0.5, "sweep_interval_s": 0.5, "unclaimed_after_s": 2.0}
 #: What clients do with a refusal: try again.
 RETRIES, RETRY_S = 120, 0.25
-
-
-class Server:
-    """A Redis-protocol server with AOF, which comes back with what it had written."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._folder = folder
-        self.start()
-
-    def start(self) -> None:
-        self.process = Process("redis", redis_command(self._folder, self.port), self._folder / "redis.log")
-        self.process.wait_until(lambda: answers(self.url), timeout_s=30)
-
-    def kill(self) -> None:
-        self.process.kill()
-
-    def stop(self) -> None:
-        self.process.stop(grace_s=10)
+FAULTY_WORKER = Path(__file__).parents[1] / "faulty_worker.py"
 
 
 class Pool:
     """See the module. `settings` are those of workers and producers, who reach the server through `proxy`."""
 
-    def __init__(self, folder: Path, seed: int, **settings: object) -> None:
+    def __init__(self, folder: Path, seed: int, server: Server | None = None, **settings: object) -> None:
         self.random = random.Random(seed)
-        self.server = Server(folder)
+        self.server = server or Server(folder)
         self.proxy = Proxy(self.server.port)
         address = {"redis_url": f"redis://127.0.0.1:{self.proxy.port}/0", "data_dir": folder, "predictor": "fake"}
         # As from the environment, so that a wrong one is told.
         self.settings = Settings.model_validate({"namespace": "chaos", "device": "cpu", **address, **QUICK, **settings})
         #: Past the proxy, for the oracle.
-        self.client = redis.Redis.from_url(self.server.url)
+        self.client = self.server.client
+        self.witness = Witness(self.server, self.settings.namespace)
         self.producer = Producer(self.settings)
         self.submitted: dict[str, int] = {}
         self.withheld = 0
         self._crews: list[tuple[Workers, threading.Event, threading.Thread]] = []
 
-    def start_workers(self, number: int) -> Workers:
-        """Workers whose launcher starts them again."""
+    def start_workers(self, number: int, *faulty: str) -> Workers:
+        """Workers whose launcher starts them again; `faulty` are the arguments of `tests/faulty_worker.py`."""
         cpus = [frozenset({cpu}) for cpu in range(number)]
         plans = plan_workers(self.settings.model_copy(update={"rasterise_processes": 1}), cpus, workers=number)
-        workers = Workers(self.settings, plans, log_dir=self.settings.data_dir / "logs")
+        command = [*PYTHON, str(FAULTY_WORKER), *faulty] if faulty else [*PYTHON, "-m", "worker"]
+        workers = Workers(self.settings, plans, log_dir=self.settings.data_dir / "logs", command=command)
         stop, there = threading.Event(), len(self.producer.workers())
         thread = threading.Thread(target=workers.run, args=(stop,), name="launcher")
         thread.start()
@@ -77,10 +62,10 @@ class Pool:
         until(lambda: len(self.producer.workers()) == there + number, 60)
         return workers
 
-    def submit(self, pages: int | None = None, **options: object) -> str:
-        """Hand in a document, as patiently as a client does."""
+    def submit(self, pages: int | None = None, *, black: int = 0, **options: object) -> str:
+        """Hand in a document, as patiently as a client does. A black page is what faulty workers wait for."""
         pages = pages or self.random.randint(1, 12)
-        document = tiff([f"page {number}" for number in range(1, pages + 1)])
+        document = white_pages(pages) if not black else with_a_black_page(pages, black)
         for _ in range(RETRIES):
             try:
                 job = self.producer.submit(document, ReadOptions.model_validate(options))
@@ -160,10 +145,21 @@ class Pool:
 
     def close(self) -> None:
         self.stop_workers()
+        self.witness.close()
         self.producer.close()
-        self.client.close()
         self.proxy.close()
-        self.server.stop()
+        self.server.close()
+
+
+@cache
+def white_pages(number: int) -> bytes:
+    return tiff([f"page {page}" for page in range(1, number + 1)])
+
+
+def with_a_black_page(number: int, black: int) -> bytes:
+    pages = [picture(f"page {page}") for page in range(1, number + 1)]
+    pages[black - 1] = Image.new("RGB", pages[0].size)
+    return encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
 
 
 def until(holds: Callable[[], object], timeout_s: float) -> None:

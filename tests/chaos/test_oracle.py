@@ -1,0 +1,75 @@
+"""The oracle would see what it is there for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.chaos.oracle import Report, look
+from tests.chaos.pool import Pool
+
+MakePool = Callable[..., Pool]
+
+#: What a ledger without its one-outcome rule would do: count a page that has its outcome already.
+COUNT_TWICE = """
+redis.call('HSETNX', 'chaos:pages:' .. ARGV[1], '1', '{}')
+redis.call('HINCRBY', 'chaos:job:' .. ARGV[1], 'pages_done', 1)
+"""
+
+
+def forget_a_page(pool: Pool, job_id: str) -> None:
+    pool.client.hdel(f"chaos:pages:{job_id}", "2")
+
+
+def record_a_page_twice(pool: Pool, job_id: str) -> None:
+    pool.client.eval(COUNT_TWICE, 0, job_id)
+
+
+def leave_a_key(pool: Pool, job_id: str) -> None:
+    pool.client.persist(f"chaos:job:{job_id}")
+
+
+def leave_a_lease(pool: Pool, job_id: str) -> None:
+    pool.client.zadd("chaos:leases", {f"{job_id} 1+8": 2e12})
+
+
+def leave_a_file(pool: Pool, job_id: str) -> None:
+    (pool.settings.data_dir / "blobs" / ".unfinished").touch()
+
+
+def lose_a_job(pool: Pool, job_id: str) -> None:
+    pool.client.hincrby("chaos:totals", "jobs_accepted", 1)
+
+
+#: The last one cannot be undone: the witness does not forget.
+HARMS = [forget_a_page, leave_a_key, leave_a_lease, lose_a_job, leave_a_file, record_a_page_twice]
+
+
+def test_the_oracle_sees_every_harm(pool: MakePool, seed: int) -> None:
+    # Given a pool that has read in peace
+    chaos = pool()
+    chaos.start_workers(1)
+    job_id = chaos.submit(3)
+    chaos.finish(30)
+    chaos.stop_workers()
+    look(chaos, Report("none", seed))
+
+    # Then each harm that is done to it is seen
+    for harm in HARMS:
+        with copy_of_the_ledger(chaos):
+            harm(chaos, job_id)
+            with pytest.raises(AssertionError):
+                look(chaos, Report(harm.__name__, seed))
+
+
+@contextmanager
+def copy_of_the_ledger(pool: Pool) -> Iterator[None]:
+    """What is done to the keys within the context is undone after it."""
+    kept = {key: (pool.client.dump(key), pool.client.pttl(key)) for key in pool.client.scan_iter(match="chaos:*")}
+    yield
+    pool.client.flushall()
+    for key, (value, ttl_ms) in kept.items():
+        assert value is not None
+        pool.client.restore(key, max(0, ttl_ms), value)
