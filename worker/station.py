@@ -173,9 +173,8 @@ class Station:
         try:
             self.ledger.let_lapse([lease.claim for lease in suspects])
             self.ledger.withdraw(self.name)
-            for lease in held:
-                if lease not in suspects:
-                    self.publisher.publish(self.ledger.release(lease.claim, again=True))
+            others = [lease for lease in held if lease not in suspects]
+            self.publisher.publish([unit for lease in others for unit in self.ledger.release(lease.claim, again=True)])
         except Unavailable as error:
             log.warning("worker.not_handed_back", error=str(error))
 

@@ -42,6 +42,9 @@ Returned = TypeVar("Returned")
 #: worker that is stopping tries no longer.
 _RETRY_PAUSES_S = (0.1, 0.3, 1.0, 3.0, 5.0)
 
+#: A thread that would claim looks this often whether its worker still cannot read.
+STAND_ASIDE_S = 0.1
+
 
 def prepare(station: Station, body: object) -> None:
     """Count the document's pages and publish its spans, or fail the job with the reason."""
@@ -209,6 +212,8 @@ def _claim(station: Station, job_id: str, unit: str) -> Claim | None:
 
     While the ledger is away or full, this thread waits with its message: the worker takes no more than it has threads.
     """
+    while station.engine.trouble() and not station.stopping.is_set():
+        time.sleep(STAND_ASIDE_S)  # The worker is about to end: what it claimed now would be charged with a death.
     token = uuid.uuid4().hex
     for pause_s in _pauses(station):
         try:
