@@ -38,6 +38,10 @@ class Intake(Periodic):
         self._well_at = clock()
         self._trouble: Trouble | None = None
 
+    def start(self) -> None:
+        self.received()  # Loading the models may have taken minutes.
+        super().start()
+
     def received(self) -> None:
         """A message has come."""
         self._well_at = self._clock()

@@ -112,6 +112,7 @@ class Station:
     def ready(self) -> None:
         """Say in the ledger that this worker takes work."""
         self._ready = True
+        self.intake.received()
         self._announce()
         log.info("worker.ready", name=self.name, metrics=f"http://{self.health.address}/metrics")
 
