@@ -94,4 +94,5 @@ def _what(letter: DeadLetter) -> str:
         return f"a message of {letter.queue or 'a queue'}"
     page = letter.unit.partition("+")[0]
     part = f"page {page}" if page.isdigit() else "the pages' number"
-    return f"{part} of {letter.name or 'a document'} ({letter.job_id})"
+    name = letter.name.encode("unicode_escape").decode() if not letter.name.isprintable() else letter.name
+    return f"{part} of {name or 'a document'} ({letter.job_id})"
