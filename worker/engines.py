@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import defaultdict
@@ -161,12 +162,9 @@ class PpOcr:
             stage.batcher.start()
         if self.on_card and not kernels.missing():
             _check_memory()
-            for kind, bytes_now in (
-                ("free", lambda: kernels.memory()[0]),
-                ("used", lambda: kernels.arena()[0]),
-                ("held", lambda: kernels.arena()[1]),
-            ):
-                metrics.CARD_MEMORY.labels(kind).set_function(bytes_now)
+            metrics.CARD_MEMORY.labels("free").set_function(_measured(lambda: kernels.memory()[0]))
+            metrics.CARD_MEMORY.labels("used").set_function(_measured(lambda: kernels.arena()[0]))
+            metrics.CARD_MEMORY.labels("held").set_function(_measured(lambda: kernels.arena()[1]))
 
     def stop(self) -> None:
         for stage in self.stages:
@@ -186,6 +184,18 @@ class PpOcr:
             self.recognising.page_coming() as at_recogniser,
         ):
             yield _PpOcrPassage(self, options, deadline, cancelled, at_detector, at_turner, at_recogniser)
+
+
+def _measured(measure: Callable[[], float]) -> Callable[[], float]:
+    """What is measured, or NaN: a card that has failed takes no other metric along."""
+
+    def value() -> float:
+        try:
+            return measure()
+        except Exception:
+            return math.nan
+
+    return value
 
 
 def _check_memory() -> None:

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from producer.errors import Unavailable
+from worker import metrics
 from worker.health import HealthServer
 
 
@@ -42,6 +43,7 @@ def test_health_follows_the_engine(server: HealthServer, patient: Patient) -> No
 
 
 def test_metrics_are_beside_it(server: HealthServer) -> None:
+    assert metrics.PAGES_IN_FLIGHT
     assert "ocrpool_worker_pages_in_flight" in httpx.get(f"http://{server.address}/metrics").text
 
 

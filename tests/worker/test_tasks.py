@@ -40,7 +40,9 @@ class Lost(threading.Event):
 
 
 def station(ledger: Any, stopping: threading.Event, real: Ledger) -> Station:
-    return cast(Station, SimpleNamespace(ledger=ledger, name="gpu0", settings=real.settings, stopping=stopping))
+    engine = SimpleNamespace(trouble=lambda: None)
+    parts = {"ledger": ledger, "name": "gpu0", "settings": real.settings, "stopping": stopping, "engine": engine}
+    return cast(Station, SimpleNamespace(**parts))
 
 
 def away(times: int, act: Callable[..., Any], *, after: bool = False) -> Callable[..., Any]:
