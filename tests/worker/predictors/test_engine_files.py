@@ -20,9 +20,11 @@ from worker.predictors.engine_files import building
 
 engine = Path(sys.argv[1]) / "engine"
 with building(engine.parent):
-    print("found" if engine.exists() else "builds", flush=True)
-    if not engine.exists():
+    if engine.exists():
+        print("found", flush=True)
+    else:
         engine.write_text("half")
+        print("builds", flush=True)
         sys.stdin.readline()
         engine.write_text("whole")
 """
