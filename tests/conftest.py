@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from producer.embedded import Embedded, answers, redis_command
+from producer.embedded import Embedded
 from producer.job import Lane
 from producer.ledger import Ledger
-from producer.processes import Process, free_port
 from producer.producer import Producer
 from producer.settings import Settings
+from tests.redis_server import Server
 
 for name in [name for name in os.environ if name.startswith("OCRPOOL_")]:
     del os.environ[name]
@@ -24,12 +24,9 @@ for name in [name for name in os.environ if name.startswith("OCRPOOL_")]:
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One Redis-protocol server for the whole run. Tests share it, each in a namespace of its own."""
-    folder = tmp_path_factory.mktemp("redis")
-    url = f"redis://127.0.0.1:{(port := free_port())}/0"
-    server = Process("redis", redis_command(folder, port), folder / "redis.log")
-    server.wait_until(lambda: answers(url), timeout_s=30)
-    yield url
-    server.stop(grace_s=5)
+    server = Server(tmp_path_factory.mktemp("redis"))
+    yield server.url
+    server.close()
 
 
 @pytest.fixture

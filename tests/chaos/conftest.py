@@ -13,7 +13,7 @@ from rich.table import Table
 
 from tests.chaos.oracle import REPORTS
 from tests.chaos.pool import Pool
-from tests.chaos.server import Server
+from tests.redis_server import Server
 
 FULL = os.environ.get("CHAOS") == "full"
 SEED = int(os.environ.get("CHAOS_SEED", "0")) or time.time_ns() % 1_000_000

@@ -20,9 +20,9 @@ from producer.processes import PYTHON
 from producer.settings import Settings
 from producer.workers import Workers
 from tests.chaos.proxy import Proxy
-from tests.chaos.server import Server
 from tests.chaos.witness import Witness
 from tests.documents import encoded, picture, tiff
+from tests.redis_server import Server
 
 #: Found and read again within a few seconds. The 20 s of the default leases have a test of their own.
 QUICK = {"lease_s": 3.0, "lease_renew_s": 0.5, "sweep_interval_s": 0.5, "unclaimed_after_s": 2.0}

@@ -8,7 +8,7 @@ import threading
 from collections import Counter, defaultdict
 from contextlib import suppress
 
-from tests.chaos.server import Server
+from tests.redis_server import Server
 
 Page = tuple[str, int]
 

@@ -6,35 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redis
 
 from producer import JobState, Producer
-from producer.embedded import answers, redis_command
 from producer.errors import Unavailable
-from producer.processes import Process, free_port
 from producer.settings import Settings
 from tests.documents import png
-
-
-class Server:
-    """One that can be killed and comes back with what is on its disk."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._folder = folder
-        self.start()
-
-    def start(self) -> None:
-        self.process = Process("redis", redis_command(self._folder, self.port), self._folder / "redis.log")
-        self.process.wait_until(lambda: answers(self.url), timeout_s=30)
+from tests.redis_server import Server
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path)
     yield server
-    server.process.stop(grace_s=5)
+    server.close()
 
 
 @pytest.fixture
@@ -43,10 +27,10 @@ def durable(settings: Settings, server: Server) -> Settings:
 
 
 def test_every_job_that_was_accepted_survives_the_server(server: Server, durable: Settings) -> None:
-    with Producer(durable) as producer, redis.Redis.from_url(server.url) as client:
+    with Producer(durable) as producer:
         jobs = [producer.submit(png(f"page {number}")) for number in range(3)]
-        waits = client.info("commandstats")["cmdstat_waitaof"]["calls"]
-        server.process.kill()
+        waits = server.client.info("commandstats")["cmdstat_waitaof"]["calls"]
+        server.kill()
         server.start()
         assert waits == len(jobs)
         assert [job.status().state for job in jobs] == [JobState.QUEUED] * len(jobs)
@@ -60,9 +44,9 @@ def test_a_job_that_does_not_reach_the_disk_is_refused(
     options: dict[str, str], told: str, server: Server, durable: Settings
 ) -> None:
     impatient = durable.model_copy(update={"durable_timeout_s": 0.2})
-    with Producer(impatient) as producer, redis.Redis.from_url(server.url) as client:
+    with Producer(impatient) as producer:
         for name, value in options.items():
-            client.config_set(name, value)
+            server.client.config_set(name, value)
         with pytest.raises(Unavailable, match=told):
             producer.submit(png("page"))
 

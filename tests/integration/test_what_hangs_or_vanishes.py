@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from producer import JobState, PageFailure, Producer
-from producer.embedded import Embedded, answers, redis_command
-from producer.processes import Process, free_port
+from producer.embedded import Embedded
 from producer.settings import Settings
 from tests.documents import png, tiff
+from tests.redis_server import Server
 
 
 @pytest.fixture
@@ -56,28 +56,26 @@ def test_a_document_that_vanishes_while_it_is_read_fails_the_pages_that_are_left
 
 
 @pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[tuple[Process, str]]:
+def own_redis(tmp_path: Path) -> Iterator[Server]:
     """A server that a test may stop."""
     (folder := tmp_path / "redis").mkdir()
-    url = f"redis://127.0.0.1:{(port := free_port())}/0"
-    server = Process("redis", redis_command(folder, port), folder / "redis.log")
-    server.wait_until(lambda: answers(url), timeout_s=30)
-    yield server, url
+    server = Server(folder)
+    yield server
     server.kill()
+    server.client.close()
 
 
-def test_a_worker_drains_although_redis_does_not_answer(settings: Settings, own_redis: tuple[Process, str]) -> None:
+def test_a_worker_drains_although_redis_does_not_answer(settings: Settings, own_redis: Server) -> None:
     # Given an idle worker, whose Redis is there and silent
-    server, url = own_redis
-    settings = settings.model_copy(update={"redis_url": url})
+    settings = settings.model_copy(update={"redis_url": own_redis.url})
     with Embedded(settings) as parts, Producer(settings) as producer:
         (worker,) = parts.start_workers(1)
         producer.submit(png("page")).wait(timeout_s=60)
-        server.popen.send_signal(signal.SIGSTOP)
+        own_redis.process.popen.send_signal(signal.SIGSTOP)
 
         # When it is asked to stop
         worker.popen.send_signal(signal.SIGTERM)
 
         # Then it does
         assert worker.popen.wait(timeout=40) == 0
-        server.popen.send_signal(signal.SIGCONT)
+        own_redis.process.popen.send_signal(signal.SIGCONT)

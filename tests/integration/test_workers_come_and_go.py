@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from producer import JobState, PageResult, Producer
-from producer.embedded import Embedded, answers, redis_command
+from producer.embedded import Embedded
 from producer.errors import Unavailable
-from producer.processes import Process, free_port
 from producer.settings import Settings
 from tests.documents import tiff
+from tests.redis_server import Server
 
 
 @pytest.fixture
@@ -72,15 +72,8 @@ def test_sigterm_finishes_the_pages_at_hand_and_leaves_the_rest_to_others(parts:
 
 def test_killing_redis_loses_nothing_and_the_worker_goes_on(settings: Settings, tmp_path: Path) -> None:
     # Given a Redis of its own, a worker, and a job in the middle
-    port = free_port()
-    own = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
-
-    def start_redis() -> Process:
-        server = Process("redis", redis_command(tmp_path, port), tmp_path / "redis.log")
-        server.wait_until(lambda: answers(own.redis_url), timeout_s=30)
-        return server
-
-    server = start_redis()
+    server = Server(tmp_path)
+    own = settings.model_copy(update={"redis_url": server.url})
     try:
         with Embedded(own) as parts, Producer(own) as producer:
             (worker,) = parts.start_workers(1)
@@ -91,7 +84,7 @@ def test_killing_redis_loses_nothing_and_the_worker_goes_on(settings: Settings, 
             # When Redis is killed, stays away for a while, and comes back with what it had written
             server.kill()
             worker.wait_until(lambda: "Connection to broker lost" in worker.log(), timeout_s=30)
-            server = start_redis()
+            server.start()
 
             # Then the job that was followed all the while ends, and the same worker reads the next one
             *_, last = statuses
@@ -100,7 +93,7 @@ def test_killing_redis_loses_nothing_and_the_worker_goes_on(settings: Settings, 
             assert producer.submit(tiff(["and on"])).wait(timeout_s=60).state is JobState.SUCCEEDED
             assert worker.popen.poll() is None
     finally:
-        server.stop(grace_s=5)
+        server.close()
 
 
 def test_a_worker_without_its_models_says_so_and_takes_no_work(settings: Settings) -> None:

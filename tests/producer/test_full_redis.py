@@ -10,28 +10,24 @@ import pytest
 import redis
 
 from producer.blobs import MemoryStore
-from producer.embedded import answers, redis_command
 from producer.errors import Unavailable
 from producer.job import JobState
 from producer.ledger import Ledger
-from producer.processes import Process, free_port
 from producer.queue import Publisher
 from producer.room import Room
 from producer.settings import Settings
 from tests.conftest import assert_every_key_is_owned
 from tests.producer.test_ledger import claimed, lapse, make_job, page_read
+from tests.redis_server import Server
 from worker.sweeper import Sweeper
 
 
 @pytest.fixture(scope="module")
 def own_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that no other test uses, because it is going to be full."""
-    folder = tmp_path_factory.mktemp("full")
-    url = f"redis://127.0.0.1:{(port := free_port())}/0"
-    server = Process("redis", redis_command(folder, port), folder / "redis.log")
-    server.wait_until(lambda: answers(url), timeout_s=30)
-    yield url
-    server.stop(grace_s=5)
+    server = Server(tmp_path_factory.mktemp("full"))
+    yield server.url
+    server.close()
 
 
 @pytest.fixture

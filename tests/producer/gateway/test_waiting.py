@@ -11,10 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from producer.embedded import answers, redis_command
 from producer.gateway.async_producer import CALL_THREADS
 from producer.ledger import Ledger
-from producer.processes import Process, free_port
 from producer.settings import Settings
 from tests.producer.gateway.serving import (
     PDF,
@@ -26,6 +24,7 @@ from tests.producer.gateway.serving import (
     submit,
     wait_until,
 )
+from tests.redis_server import Server
 
 #: Far longer than any test may take: a long-poll that answers was woken.
 LONG_S = 600
@@ -96,16 +95,8 @@ def test_200_clients_wait_at_once_without_a_thread_each(settings: Settings, ledg
 
 
 def test_a_restart_of_redis_is_waited_out(settings: Settings, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
-    port = free_port()
-    settings = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
-    redis_log = tmp_path / "redis.log"
-
-    def start_redis() -> Process:
-        server = Process("redis", redis_command(tmp_path, port), redis_log)
-        server.wait_until(lambda: answers(settings.redis_url), timeout_s=30)
-        return server
-
-    redis = start_redis()
+    redis = Server(tmp_path)
+    settings = settings.model_copy(update={"redis_url": redis.url})
     try:
         with Served(settings) as served:
             # Given two clients that wait for their jobs
@@ -113,12 +104,12 @@ def test_a_restart_of_redis_is_waited_out(settings: Settings, tmp_path: Path, po
             waits = [pool.submit(served.http.get, f"/v1/jobs/{job}?wait={LONG_S}", timeout=LONG_S) for job in jobs]
             wait_until(lambda: served.waiting == 2 and served.gateway.watcher.connected.is_set())
             # When Redis goes away, the pool is unavailable but the clients wait on
-            redis.stop(grace_s=10)
+            redis.stop()
             wait_until(lambda: not served.gateway.watcher.connected.is_set())
             assert_problem(served.http.get(f"/v1/jobs/{jobs[0]}"), 503, "unavailable")
             assert served.waiting == 2
             # And when it is back, one job ends before the gateway listens again, or just after, and one later
-            redis = start_redis()
+            redis.start()
             ledger = Ledger(settings)
             read_pages(ledger, jobs[0])
             assert waits[0].result().json()["state"] == "succeeded"
@@ -127,7 +118,7 @@ def test_a_restart_of_redis_is_waited_out(settings: Settings, tmp_path: Path, po
             assert waits[1].result().json()["state"] == "succeeded"
             ledger.close()
     finally:
-        redis.stop(grace_s=10)
+        redis.close()
 
 
 def test_a_stopping_server_answers_its_long_polls_at_once(settings: Settings, pool: ThreadPoolExecutor) -> None:

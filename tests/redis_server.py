@@ -1,4 +1,4 @@
-"""A Redis-protocol server of the test's own."""
+"""A Redis-protocol server of the tests' own."""
 
 from __future__ import annotations
 
