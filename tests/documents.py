@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import pikepdf
 from PIL import Image, ImageDraw, ImageFont
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -34,10 +35,30 @@ def png(text: str) -> bytes:
     return encoded(picture(text), "PNG")
 
 
-def tiff(texts: Sequence[str]) -> bytes:
-    """One `picture` a page."""
-    first, *others = [picture(text) for text in texts]
-    return encoded(first, "TIFF", save_all=True, append_images=others)
+def tiff(texts: Sequence[str], *, black: int = 0) -> bytes:
+    """One `picture` a page; the page `black`, counted from 1, is black all over."""
+    pages = [picture(text) for text in texts]
+    if black:
+        pages[black - 1] = Image.new("RGB", pages[0].size)
+    return encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+
+
+def pdf(
+    *sizes: tuple[float, float],
+    content: bytes = b"",
+    rotate: int = 0,
+    encryption: pikepdf.Encryption | None = None,
+) -> bytes:
+    """A PDF with a page of each size, in points."""
+    file = io.BytesIO()
+    with pikepdf.new() as document:
+        for width, height in sizes:
+            page = document.add_blank_page()
+            page.MediaBox = pikepdf.Array([0, 0, width, height])
+            page.Contents = document.make_stream(content)
+            page.Rotate = rotate
+        document.save(file, encryption=encryption)
+    return file.getvalue()
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:

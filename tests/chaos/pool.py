@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from PIL import Image
-
 from producer import Producer
 from producer.errors import Unavailable
 from producer.job import ReadOptions
@@ -21,7 +19,7 @@ from producer.settings import Settings
 from producer.workers import Workers
 from tests.chaos.proxy import Proxy
 from tests.chaos.witness import Witness
-from tests.documents import encoded, picture, tiff
+from tests.documents import tiff
 from tests.redis_server import Server
 
 #: Found and read again within a few seconds. The 20 s of the default leases have a test of their own.
@@ -157,9 +155,7 @@ def white_pages(number: int) -> bytes:
 
 
 def with_a_black_page(number: int, black: int) -> bytes:
-    pages = [picture(f"page {page}") for page in range(1, number + 1)]
-    pages[black - 1] = Image.new("RGB", pages[0].size)
-    return encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    return tiff([f"page {page}" for page in range(1, number + 1)], black=black)
 
 
 def until(holds: Callable[[], object], timeout_s: float) -> None:

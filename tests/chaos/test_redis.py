@@ -17,36 +17,35 @@ def rounds(full: bool) -> int:
     return 6 if full else 1
 
 
-def test_redis_killed(pool: MakePool, seed: int, full: bool) -> None:
-    chaos, report = pool(), Report("kill -9 of Redis with AOF", seed)
+def go_down(chaos: Pool, report: Report, times: int, outage: Callable[[], None]) -> None:
+    """Have Redis go down under load again and again; it comes back behind each `outage`."""
     chaos.start_workers(2)
     with chaos.load():
-        for _ in range(rounds(full)):
+        for _ in range(times):
             time.sleep(chaos.random.uniform(0.5, 2))
             started = time.monotonic()
-            chaos.server.kill()
-            time.sleep(chaos.random.uniform(0, 2))
+            outage()
             chaos.server.start()
             chaos.goes_on()
             report.recovered(time.monotonic() - started)
     chaos.finish(60)
     judge(chaos, report)
+
+
+def test_redis_killed(pool: MakePool, seed: int, full: bool) -> None:
+    chaos = pool()
+
+    def kill() -> None:
+        chaos.server.kill()
+        time.sleep(chaos.random.uniform(0, 2))
+
+    go_down(chaos, Report("kill -9 of Redis with AOF", seed), rounds(full), kill)
 
 
 @pytest.mark.chaos
 def test_redis_restarted(pool: MakePool, seed: int, full: bool) -> None:
-    chaos, report = pool(), Report("restart of Redis", seed)
-    chaos.start_workers(2)
-    with chaos.load():
-        for _ in range(rounds(full)):
-            time.sleep(chaos.random.uniform(0.5, 2))
-            started = time.monotonic()
-            chaos.server.stop()
-            chaos.server.start()
-            chaos.goes_on()
-            report.recovered(time.monotonic() - started)
-    chaos.finish(60)
-    judge(chaos, report)
+    chaos = pool()
+    go_down(chaos, Report("restart of Redis", seed), rounds(full), chaos.server.stop)
 
 
 @pytest.mark.chaos

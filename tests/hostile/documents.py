@@ -10,18 +10,6 @@ import pikepdf
 from PIL import Image
 
 
-def pdf(*sizes: tuple[float, float], content: bytes = b"") -> bytes:
-    """A PDF with a page of each size, in points."""
-    file = io.BytesIO()
-    with pikepdf.new() as document:
-        for width, height in sizes:
-            page = document.add_blank_page()
-            page.MediaBox = pikepdf.Array([0, 0, width, height])
-            page.Contents = document.make_stream(content)
-        document.save(file)
-    return file.getvalue()
-
-
 def pdf_of_junk(encoding: str) -> bytes:
     """A page with one image, whose stream is no data of its filter."""
     file = io.BytesIO()

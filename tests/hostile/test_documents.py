@@ -16,7 +16,7 @@ from producer.errors import CorruptDocument, ImageTooLarge, OcrpoolError, TooMan
 from producer.job import MediaType
 from producer.media import SNIFF_BYTES, sniff
 from producer.settings import Settings
-from tests.documents import encoded
+from tests.documents import encoded, pdf
 from tests.hostile import documents
 from worker.rasterise import Rasteriser
 
@@ -38,7 +38,7 @@ def assert_the_next_page_is_read(rasteriser: Rasteriser, tmp_path: Path) -> None
 
 
 REFUSED: dict[str, tuple[Callable[[], bytes], type[OcrpoolError] | tuple[type[OcrpoolError], ...]]] = {
-    "PDF of 10,000 pages": (lambda: documents.pdf(*[(72, 72)] * 10_000), TooManyPages),
+    "PDF of 10,000 pages": (lambda: pdf(*[(72, 72)] * 10_000), TooManyPages),
     "PDF page tree that holds itself": (documents.pdf_of_itself, CorruptDocument),
     "TIFF of 5,000 frames": (lambda: documents.tiff_of_frames(5000), TooManyPages),
     "SVG": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'><image href='/etc/passwd'/></svg>", UnsupportedMediaType),
@@ -59,7 +59,7 @@ def test_refused(rasteriser: Rasteriser, tmp_path: Path, name: str) -> None:
 
 #: A page without area is read as one of letter size, as PDF readers do.
 READ: dict[str, tuple[Callable[[], bytes], tuple[int, int]]] = {
-    "PDF page without width": (lambda: documents.pdf((0, 100)), (1651, 1275)),
+    "PDF page without width": (lambda: pdf((0, 100)), (1651, 1275)),
     "nested 100,000 deep": (lambda: documents.pdf_nested(100_000), (209, 209)),
     "GIF of 2,000 frames": (lambda: documents.gif_bomb(2000), (500, 500)),
     "APNG of 2,000 frames": (lambda: documents.apng_bomb(2000), (500, 500)),
@@ -107,7 +107,7 @@ def test_the_largest_page_is_drawn_with_the_pixels_that_are_allowed(tmp_path: Pa
     rasteriser = Rasteriser(Settings(rasterise_processes=1, max_page_pixels=250_000))
     rasteriser.start()
     try:
-        pixels = first_page(rasteriser, tmp_path / "hostile", documents.pdf((14_400, 14_400)))
+        pixels = first_page(rasteriser, tmp_path / "hostile", pdf((14_400, 14_400)))
         assert 240_000 < pixels.shape[0] * pixels.shape[1] <= 250_000
     finally:
         rasteriser.stop()
@@ -117,7 +117,7 @@ def test_a_polyglot_is_what_its_first_bytes_say(rasteriser: Rasteriser, tmp_path
     # Given a GIF that is a PDF as well, under a name that says PNG
     gif = io.BytesIO()
     Image.new("RGB", (31, 17), RED).save(gif, "GIF")
-    both = gif.getvalue() + documents.pdf((100, 100))
+    both = gif.getvalue() + pdf((100, 100))
 
     assert sniff(both[:SNIFF_BYTES]) is MediaType.GIF
     assert first_page(rasteriser, tmp_path / "hostile.png", both).shape == (17, 31, 3)

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from producer.errors import OcrpoolError
 from producer.job import MediaType
-from tests.documents import encoded, picture, tiff
-from tests.hostile.documents import pdf
+from tests.documents import encoded, pdf, picture, tiff
 from worker.rasterise import Rasteriser
 
 VALID = {

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from producer import JobState, PageFailure, Producer
 from producer.plan import WorkerPlan
 from producer.processes import PYTHON, ended_by
 from producer.settings import Settings
 from producer.workers import Workers
-from tests.documents import encoded, picture, tiff
+from tests.documents import tiff
 from worker.streak import MOST_FAILURES
 
 WORKER = Path(__file__).parents[1] / "faulty_worker.py"
@@ -85,13 +84,6 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def with_a_black_page() -> bytes:
-    """A TIFF of `PAGES` in which one is black."""
-    pages = [picture(text) for text in PAGES]
-    pages[BLACK_PAGE - 1] = Image.new("RGB", pages[0].size)
-    return encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
-
-
 @pytest.mark.parametrize(
     ("fault", "status", "told"),
     [
@@ -106,7 +98,7 @@ def test_a_page_that_ends_every_worker_is_found_and_costs_no_other_page(
     # Given a page that brings a fault to every worker that reads it, among others
     workers = pool.start(fault)
     jobs = [idle_pool.submit(tiff(PAGES)) for _ in range(3)]
-    guilty = idle_pool.submit(with_a_black_page())
+    guilty = idle_pool.submit(tiff(PAGES, black=BLACK_PAGE))
     jobs += [idle_pool.submit(tiff(PAGES)) for _ in range(3)]
 
     # Then three workers have ended for it, and told why; it is given up, and all else is read once
@@ -123,7 +115,7 @@ def test_a_page_that_ends_every_worker_is_found_and_costs_no_other_page(
 def test_a_worker_whose_device_failed_loses_no_page(pool: Pool, idle_pool: Producer, tmp_path: Path) -> None:
     # Given one worker whose device fails at some page, which is not the cause
     workers = pool.start("device", tmp_path / "struck")
-    jobs = [idle_pool.submit(with_a_black_page()) for _ in range(6)]
+    jobs = [idle_pool.submit(tiff(PAGES, black=BLACK_PAGE)) for _ in range(6)]
 
     # Then it ends, and every page is read
     for job in jobs:
@@ -134,7 +126,7 @@ def test_a_worker_whose_device_failed_loses_no_page(pool: Pool, idle_pool: Produ
 def test_a_worker_that_fails_on_everything_stops_taking_pages(pool: Pool, idle_pool: Producer, tmp_path: Path) -> None:
     # Given one worker that from some page on fails on each, with an error like any other
     workers = pool.start("model", tmp_path / "struck")
-    jobs = [idle_pool.submit(with_a_black_page()) for _ in range(12)]
+    jobs = [idle_pool.submit(tiff(PAGES, black=BLACK_PAGE)) for _ in range(12)]
 
     # Then it soon ends, instead of failing all that comes: each of its two stages fails on a few items
     for job in jobs:

@@ -40,6 +40,7 @@ from producer.errors import (
 from producer.job import MediaType
 from producer.media import SNIFF_BYTES, sniff
 from producer.settings import Settings
+from tests.documents import pdf
 from worker import decoder
 from worker.decoder import Decoder
 from worker.rasterise import Rasteriser
@@ -104,24 +105,6 @@ def marked() -> Image.Image:
     image = Image.new("RGB", (60, 40), WHITE)
     ImageDraw.Draw(image).rectangle((0, 0, 15, 9), fill=RED)
     return image
-
-
-def pdf(
-    *sizes: tuple[float, float],
-    content: bytes = b"",
-    rotate: int = 0,
-    encryption: pikepdf.Encryption | None = None,
-) -> bytes:
-    """A PDF with a page of each size, in points."""
-    file = io.BytesIO()
-    with pikepdf.new() as document:
-        for width, height in sizes:
-            page = document.add_blank_page()
-            page.MediaBox = pikepdf.Array([0, 0, width, height])
-            page.Contents = document.make_stream(content)
-            page.Rotate = rotate
-        document.save(file, encryption=encryption)
-    return file.getvalue()
 
 
 class TestFormats:
