@@ -17,7 +17,7 @@ import typer
 from pydantic import ValidationError
 
 from producer import dead_commands
-from producer.embedded import Embedded, answers, pool_of_its_own
+from producer.embedded import Embedded, answers, pool_of_its_own, running_pool
 from producer.errors import DocumentError, InvalidRequest, OcrpoolError, Unavailable
 from producer.job import JobResult, JobStatus, Lane, ReadOptions
 from producer.logs import configure_logs
@@ -268,7 +268,7 @@ def submit(
     if lane is Lane.QUARANTINE:
         raise typer.BadParameter("the quarantine lane is the pool's own", param_hint="--lane")
     options = ReadOptions(orientation=orientation, min_score=min_score, lane=lane, deadline_s=deadline_s)
-    with _running_pool() as producer:
+    with running_pool() as producer:
         for file in files:
             out.print(producer.submit(file, options).id)
 
@@ -276,7 +276,7 @@ def submit(
 @app.command(rich_help_panel=JOBS)
 def status(job: JobArgument, format: FormatOption = Format.TEXT) -> None:
     """Show where a job stands."""
-    with _running_pool() as producer:
+    with running_pool() as producer:
         print_status(producer.status(job), format)
 
 
@@ -287,7 +287,7 @@ def result(
     wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for the job to finish.")] = 0,
 ) -> None:
     """Print a finished job's text."""
-    with _running_pool() as producer:
+    with running_pool() as producer:
         if wait_s:
             with PageProgress(err, [job]) as progress:
                 for now in producer.follow([job], timeout_s=wait_s):
@@ -301,7 +301,7 @@ def result(
 @app.command(rich_help_panel=JOBS)
 def cancel(job: JobArgument) -> None:
     """Cancel a job: its pages that are not read yet never will be."""
-    with _running_pool() as producer:
+    with running_pool() as producer:
         print_status(producer.cancel(job), Format.TEXT)
 
 
@@ -361,17 +361,6 @@ def _workers(chosen: Settings) -> list[str]:
         return []
     with Producer(chosen) as producer:
         return producer.workers()
-
-
-@contextmanager
-def _running_pool() -> Iterator[Producer]:
-    chosen = Settings()
-    if not answers(chosen.redis_url):
-        raise Unavailable(
-            f"No pool answers at {chosen.redis_url}: start one with `ocrpool up`, or set OCRPOOL_REDIS_URL."
-        )
-    with Producer(chosen) as producer:
-        yield producer
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from producer.dead import DeadLetter, DeadLetters
+from producer.embedded import running_pool
 from producer.errors import InvalidRequest
 from producer.printing import Format, aligned, count, err, out
 from producer.producer import Producer
-from producer.settings import Settings
 
 commands = typer.Typer(
     name="dead",
@@ -26,8 +26,7 @@ FormatOption = Annotated[Format, typer.Option("--format", "-f", help="text, or j
 
 @contextmanager
 def _letters() -> Iterator[tuple[DeadLetters, Producer]]:
-    with Producer(Settings()) as producer:
-        producer.ledger.ping()
+    with running_pool() as producer:
         yield DeadLetters(producer.ledger), producer
 
 

@@ -23,6 +23,7 @@ import structlog
 from producer.errors import Unavailable
 from producer.plan import WorkerPlan, plan_for_this_machine
 from producer.processes import PYTHON, Process, ended_by, free_port, listens
+from producer.producer import Producer
 from producer.settings import Settings, as_environment
 from producer.workers import Workers
 
@@ -195,6 +196,22 @@ def remove_abandoned(folder: Path, older_than_s: float) -> None:
             if time.time() - lock_path.stat().st_mtime > older_than_s:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(lock_path.parent, ignore_errors=True)
+
+
+@contextmanager
+def running_pool() -> Iterator[Producer]:
+    """A producer in front of the pool that the environment's settings name.
+
+    Raises:
+        Unavailable: none answers there.
+    """
+    settings = Settings()
+    if not answers(settings.redis_url):
+        raise Unavailable(
+            f"No pool answers at {settings.redis_url}: start one with `ocrpool up`, or set OCRPOOL_REDIS_URL."
+        )
+    with Producer(settings) as producer:
+        yield producer
 
 
 @contextmanager
