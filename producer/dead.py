@@ -12,7 +12,6 @@ from typing import Literal, cast
 from pydantic import BaseModel, ConfigDict
 
 from producer.errors import InvalidRequest, NotFound
-from producer.job import Job
 from producer.ledger import Ledger, reachable
 from producer.producer import JobHandle, Producer
 
@@ -67,7 +66,7 @@ class DeadLetters:
         with reachable():
             found = cast("bytes | None", self._ledger.redis.hget(self._key, letter_id))
         if found is None:
-            raise NotFound(f"There is no dead letter {letter_id}; `ocrpool dead list` shows those there are.")
+            raise _missing(letter_id)
         return DeadLetter.model_validate_json(found)
 
     def drop(self, letter_id: str) -> None:
@@ -75,7 +74,7 @@ class DeadLetters:
         with reachable():
             dropped = self._ledger.redis.hdel(self._key, letter_id)
         if not dropped:
-            raise NotFound(f"There is no dead letter {letter_id}; `ocrpool dead list` shows those there are.")
+            raise _missing(letter_id)
 
     def replay(self, letter_id: str, producer: Producer) -> JobHandle:
         """Hand the page's document in again, whole and as a new job, and forget the letter.
@@ -87,10 +86,14 @@ class DeadLetters:
         letter = self.get(letter_id)
         if letter.kind == "message":
             raise InvalidRequest(f"Dead letter {letter_id} is a message that would be refused again; drop it instead.")
-        job: Job = self._ledger.job(letter.job_id)
+        job = self._ledger.job(letter.job_id)
         handle = producer.submit(producer.blobs.get(job.blob), name=job.name, options=job.options)
         self.drop(letter_id)
         return handle
+
+
+def _missing(letter_id: str) -> NotFound:
+    return NotFound(f"There is no dead letter {letter_id}; `ocrpool dead list` shows those there are.")
 
 
 def bury_message(ledger: Ledger, message: bytes, queue: str, reason: str) -> None:

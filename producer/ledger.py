@@ -69,11 +69,9 @@ _TEMPORARY = {
     "TRYAGAIN": "is moving its keys",
 }
 
-
 #: A blob without a job, and one that was not written to its end, goes after this many seconds. Longer than any upload
 #: takes from its `put` to its job.
 ORPHAN_S = 3600
-
 
 #: Outcomes that are read in one go: Redis answers nobody else meanwhile.
 RESULT_PAGES = 100
@@ -170,20 +168,24 @@ class Ledger:
         with reachable():
             return self._scripts[script](keys=[self.namespace], args=args)
 
-    def _run_durably(self, script: str, *args: object) -> Any:
-        """Run the script; with `durable`, wait until its writes are on the disk: b"lost" if they never come."""
+    def _run_durably(self, script: str, *args: object) -> tuple[Any, str]:
+        """Run the script; with `durable`, wait until its writes are on the disk.
+
+        Returns what the script returned, and in one sentence what kept its writes from the disk.
+        """
         if not self.settings.durable:
-            return self._run(script, *args)
+            return self._run(script, *args), ""
         with reachable(), self.redis.pipeline(transaction=False) as pipe:  # on one connection, whose writes count
             self._scripts[script](keys=[self.namespace], args=args, client=pipe)
             pipe.execute_command("WAITAOF", 1, 0, _ms(self.settings.durable_timeout_s))
             verdict, written = pipe.execute(raise_on_error=False)
             if isinstance(verdict, Exception):
                 raise verdict
-            if isinstance(written, redis.exceptions.ResponseError):
-                self._end(str(args[0]), JobState.CANCELLED, _CANCELLED)
-                raise Unavailable(f"OCRPOOL_DURABLE needs Redis 7.2 with `appendonly yes`, which says: {written}")
-        return verdict if written[0] else b"lost"
+        if isinstance(written, redis.exceptions.ResponseError):
+            return verdict, f"OCRPOOL_DURABLE needs Redis 7.2 with `appendonly yes`, which says: {written}"
+        return verdict, "" if written[
+            0
+        ] else "The pool's Redis did not write the job to its disk in time; it is not accepted."
 
     def ping(self) -> None:
         """Raises `Unavailable` when the server does not answer."""
@@ -212,7 +214,7 @@ class Ledger:
             self._room.check()
         spans = [PREPARE] if pages_total is None else self._spans(pages_total)
         deadline_s = job.options.deadline_s or self.settings.deadline_s
-        verdict = self._run_durably(
+        verdict, lost = self._run_durably(
             "accept",
             job.id,
             job.model_dump_json(),
@@ -224,9 +226,9 @@ class Ledger:
             "" if pages_total is None else pages_total,
             *spans,
         )
-        if verdict == b"lost":
+        if lost:
             self._end(job.id, JobState.CANCELLED, _CANCELLED)
-            raise Unavailable("The pool's Redis did not write the job to its disk in time; it is not accepted.")
+            raise Unavailable(lost)
         if verdict == b"full":
             raise QueueFull(f"The pool holds {self.settings.max_queued_jobs} unfinished jobs and takes no more now.")
         if verdict == b"exists":
@@ -354,16 +356,17 @@ class Ledger:
 
     def renew(self, claims: Sequence[Claim]) -> list[bool]:
         """Prolong the claims by `lease_s`; False for each that no longer stands: its job is final, or it was taken."""
-        if not claims:
-            return []
-        rows = [field for claim in claims for field in (claim.job.id, claim.unit, claim.fence)]
-        return [bool(stands) for stands in self._run("renew", _ms(self.settings.lease_s), *rows)]
+        return self._prolong(claims, _ms(self.settings.lease_s))
 
     def let_lapse(self, claims: Sequence[Claim]) -> None:
         """Let the claims run out now: the next sweep counts a death for each, as if this worker had died with it."""
-        if claims:
-            rows = [field for claim in claims for field in (claim.job.id, claim.unit, claim.fence)]
-            self._run("renew", 1, *rows)
+        self._prolong(claims, 1)
+
+    def _prolong(self, claims: Sequence[Claim], lease_ms: int) -> list[bool]:
+        if not claims:
+            return []
+        rows = [field for claim in claims for field in (claim.job.id, claim.unit, claim.fence)]
+        return [bool(stands) for stands in self._run("renew", lease_ms, *rows)]
 
     def release(self, claim: Claim, *, again: bool) -> list[Unit]:
         """Give the claim back, to be done `again` or not. Returns the units to publish."""

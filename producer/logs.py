@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import suppress
-from typing import TextIO
 
 import structlog
 
@@ -14,9 +13,6 @@ from producer.settings import Settings
 
 class LossyLogger(structlog.PrintLogger):
     """Drops lines that cannot be written, to a full disk or a closed pipe: a log must not end what it tells of."""
-
-    def __init__(self, file: TextIO) -> None:
-        super().__init__(file)
 
     def msg(self, message: str) -> None:
         with suppress(OSError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -47,11 +46,12 @@ class Producer:
             UnsupportedMediaType, CorruptDocument, TooLarge: the document can be refused by its first bytes or size.
             QueueFull, Unavailable: the pool takes nothing now.
         """
-        path = Path(document) if isinstance(document, str) else document if isinstance(document, Path) else None
-        with _opened(document, path) as source:
-            return self._submit(
-                source, options or ReadOptions(), name if name is not None else path.name if path else ""
-            )
+        options = options or ReadOptions()
+        if not isinstance(document, str | Path):
+            return self._submit(document, options, name or "")
+        path = Path(document)
+        with _opened(path) as file:
+            return self._submit(file, options, path.name if name is None else name)
 
     def _submit(self, source: bytes | IO[bytes], options: ReadOptions, name: str) -> JobHandle:
         head, size_bytes = _look(source)
@@ -152,10 +152,7 @@ class JobHandle:
         return self.producer.cancel(self.id)
 
 
-def _opened(document: bytes | Path | str | IO[bytes], path: Path | None) -> AbstractContextManager[bytes | IO[bytes]]:
-    if path is None:
-        assert not isinstance(document, str | Path)
-        return nullcontext(document)
+def _opened(path: Path) -> IO[bytes]:
     try:
         return path.open("rb")
     except OSError as error:

@@ -167,11 +167,6 @@ class Batcher(Generic[Bucket, In, Out]):
         """How many buckets hold a full batch that waits; `urgent`: of interactive items alone."""
         return self._backlog.full_batches(urgent=urgent)
 
-    @property
-    def runners_alive(self) -> int:
-        """How many runner threads have not ended."""
-        return self._crew.alive
-
     def trouble(self, longest_s: float) -> Trouble | None:
         """That a runner has broken, or that nothing has moved for so long although there is work. Takes no lock: what
         hangs may hold it. Of a call that takes too long the device tells."""

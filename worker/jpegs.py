@@ -18,7 +18,6 @@ import structlog
 from producer.errors import EngineOutOfMemory, ImageTooLarge
 from producer.job import MediaType
 from producer.settings import Settings
-from worker.device import DeviceFailed
 from worker.kernels import decoded_page
 from worker.rasterise import Raster, Rasteriser
 
@@ -83,8 +82,6 @@ class CardJpegs:
                 return decoded_page(self._decoder.decode(stream, params=self._colours))
         except MemoryError as error:
             raise EngineOutOfMemory from error
-        except DeviceFailed:
-            raise
         except RuntimeError as error:
             log.info("jpeg.not_on_card", path=str(path), error=str(error))
             return None

@@ -378,7 +378,7 @@ def test_stop_drains_what_is_queued_and_refuses_the_rest(bench: Bench) -> None:
     assert answers(futures) == [2, 4]
     assert isinstance(refused.exception(PATIENCE_S), Unavailable)
     assert bench.batcher.join(PATIENCE_S)
-    assert bench.batcher.runners_alive == 0
+    assert bench.batcher._crew.alive == 0
 
 
 def test_nobody_waits_for_a_runner_that_died(bench: Bench) -> None:

@@ -11,7 +11,6 @@ import errno
 import os
 import platform
 import struct
-from pathlib import Path
 
 LANDLOCK, SECCOMP = "landlock", "seccomp"
 WALLS = (LANDLOCK, SECCOMP)
@@ -105,7 +104,7 @@ def _allow_reading(rules: int, folder: str) -> None:
     try:
         rule = struct.pack("=Qi", READ_FILE | READ_DIR, descriptor)
         if _libc.syscall(LANDLOCK_ADD_RULE, rules, LANDLOCK_RULE_PATH_BENEATH, rule, 0):
-            raise OSError(ctypes.get_errno(), f"landlock: {Path(folder)}")
+            raise OSError(ctypes.get_errno(), f"landlock: {folder}")
     finally:
         os.close(descriptor)
 
