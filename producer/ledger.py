@@ -242,17 +242,21 @@ class Ledger:
         deadline_s = job.options.deadline_s or self.settings.deadline_s
         verdict, lost = self._run_durably(
             "accept",
-            job.id,
-            job.model_dump_json(),
-            job.blob,
-            self.settings.max_queued_jobs,
-            _ms(deadline_s),
-            int(deadline_s + self.settings.result_ttl_s),
-            job.options.lane.value,
-            "" if pages_total is None else pages_total,
-            key.name if key else "",
-            key.fingerprint if key else "",
-            *spans,
+            json.dumps(
+                {
+                    "id": job.id,
+                    "record": job.model_dump_json(),
+                    "blob": job.blob,
+                    "max_unfinished": self.settings.max_queued_jobs,
+                    "deadline_ms": _ms(deadline_s),
+                    "ttl_s": int(deadline_s + self.settings.result_ttl_s),
+                    "lane": job.options.lane.value,
+                    "pages_total": pages_total,
+                    "key": key.name if key else "",
+                    "fingerprint": key.fingerprint if key else "",
+                    "units": spans,
+                }
+            ),
         )
         if lost and verdict[0] == b"accepted":
             self._end(job.id, JobState.CANCELLED, _CANCELLED)
