@@ -132,8 +132,8 @@ def check(ledger: Ledger, script: str, arguments: list[str | bytes]) -> str:
     ledger.namespace = f"t{uuid.uuid4().hex[:12]}"
     job, uncounted = make_job(), make_job()
     ledger.settings = ledger.settings.model_copy(update={"span_pages": 2})
-    ledger.accept(job, pages_total=3)
-    ledger.accept(uncounted, pages_total=None)
+    ledger.accept(job, document_pages=3)
+    ledger.accept(uncounted, document_pages=None)
     claim, counting = claimed(ledger, job, "1+2"), claimed(ledger, uncounted, "prepare")
     subject = uncounted.id if PREPARE_FENCE in arguments else job.id
     known = {JOB: subject, FENCE: str(claim.fence), PREPARE_FENCE: str(counting.fence)}
