@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from producer.errors import OcrpoolError, from_code
+from producer.escaping import NAME_CHARS
 
 #: The version of every record and message below. A worker refuses a message of another version.
 CONTRACT_VERSION: Final = 1
@@ -104,7 +105,7 @@ class Job(Contract):
     media_type: MediaType
     size_bytes: int = Field(ge=1)
     #: The name that the producer gave; shown, never used as a path.
-    name: str = Field("", max_length=255)
+    name: str = Field("", max_length=NAME_CHARS)
     options: ReadOptions = ReadOptions()
 
 

@@ -11,6 +11,7 @@ from typing import IO, Self
 
 from producer.blobs import BlobStore, FolderStore
 from producer.errors import InvalidRequest, QueueFull, TooLarge
+from producer.escaping import NAME_CHARS, escaped, shown_name
 from producer.following import follow
 from producer.job import Job, JobResult, JobStatus, ReadOptions, new_job_id
 from producer.ledger import Ledger
@@ -41,8 +42,10 @@ class Producer:
     ) -> JobHandle:
         """Accept a document (its bytes, a file's path, or a file open for reading) and return at once.
 
+        The job keeps the name, without folders and control characters, to be shown; it is never a path.
+
         Raises:
-            InvalidRequest: there is no such file.
+            InvalidRequest: there is no such file, or the name has more than 255 characters.
             UnsupportedMediaType, CorruptDocument, TooLarge: the document can be refused by its first bytes or size.
             QueueFull, Unavailable: the pool takes nothing now.
         """
@@ -54,6 +57,9 @@ class Producer:
             return self._submit(file, options, path.name if name is None else name)
 
     def _submit(self, source: bytes | IO[bytes], options: ReadOptions, name: str) -> JobHandle:
+        name = shown_name(name)
+        if len(name) > NAME_CHARS:
+            raise InvalidRequest(f"name: at most {NAME_CHARS} characters.")
         head, size_bytes = _look(source)
         media_type = sniff(head)
         if size_bytes > self.settings.max_document_bytes:
@@ -66,7 +72,7 @@ class Producer:
             blob=job_id,
             media_type=media_type,
             size_bytes=size_bytes,
-            name=name[:255],
+            name=name,
             options=options,
         )
         # Whatever ends this process before the job is accepted, the sweeper finds the blob.
@@ -156,7 +162,9 @@ def _opened(path: Path) -> IO[bytes]:
     try:
         return path.open("rb")
     except OSError as error:
-        raise InvalidRequest(f"{path} cannot be read: {error.strerror}.") from error
+        raise InvalidRequest(f"{escaped(str(path))} cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # a path with NUL
+        raise InvalidRequest(f"{escaped(str(path))} cannot be read: {error}.") from error
 
 
 def _look(source: bytes | IO[bytes]) -> tuple[bytes, int]:

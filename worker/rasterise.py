@@ -42,6 +42,7 @@ from producer.errors import (
     Unavailable,
     from_code,
 )
+from producer.escaping import escaped
 from producer.job import MediaType
 from producer.settings import Settings
 from worker.budget import RasterBudget
@@ -329,7 +330,7 @@ def _wrong_answer(decoder: Decoder) -> Internal:
 
 def _granted(reply: Reply) -> Reply:
     if isinstance(reply, Refused):
-        raise from_code(reply.code, reply.message)
+        raise from_code(reply.code, escaped(reply.message))
     return reply
 
 
