@@ -65,7 +65,8 @@ class Mode:
         """Of the worker, its decoders, and those that it has replaced."""
         worker, *decoders = process_tree([self.worker_pid])
         times = [worker.cpu_times(), *(decoder.cpu_times() for decoder in decoders)]
-        return sum(one.user + one.system for one in times) + times[0].children_user + times[0].children_system
+        reaped = times[0].children_user + times[0].children_system
+        return float(reaped + sum(one.user + one.system for one in times))
 
 
 @contextmanager
