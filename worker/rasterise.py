@@ -217,7 +217,7 @@ class Rasteriser:
             if deadline is not None and self._clock() >= deadline:
                 raise DeadlineExceeded from None
             raise
-        if not isinstance(reply, Pages):
+        if not isinstance(reply, Pages) or reply.pages > self._settings.max_pages:
             raise _wrong_answer(decoder)
         return reply.pages
 
