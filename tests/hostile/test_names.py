@@ -88,6 +88,16 @@ def test_over_http(settings: Settings, way: Callable[[httpx.Client, str], httpx.
     assert_only_blobs(settings)
 
 
+def test_a_field_that_nobody_knows_is_told_in_short(settings: Settings) -> None:
+    with Served(settings) as served:
+        name = "\n\x1b[2J" + "n" * 10_000
+        for body in ({"document": "YWJj", name: 1}, {"document": "YWJj", "options": {name: 1}}):
+            detail = assert_problem(served.http.post("/v1/jobs", json=body), 422, "invalid_request")["detail"]
+            assert detail.isprintable()
+            assert "\\n\\x1b[2Jnnn" in detail
+            assert len(detail) < 200
+
+
 def test_half_a_character_is_no_name(settings: Settings) -> None:
     body = json.dumps({"document": base64.b64encode(PNG).decode(), "name": "\ud800"})
     with Served(settings) as served:
