@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from producer import Producer
 from producer.cli import app
-from producer.errors import InvalidRequest, NotFound
+from producer.errors import InvalidRequest
 from producer.escaping import NAME_CHARS
 from producer.job import Job, JobResult, JobState, MediaType, new_job_id
 from producer.ledger import Ledger
@@ -193,11 +193,3 @@ def test_a_result_is_written_under_any_name_that_a_job_can_have(tmp_path: Path) 
         folder.write(name, JobResult(id=new_job_id(), name=name, state=JobState.SUCCEEDED, pages=()))
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4
     assert {path.parent.name for path in tmp_path.rglob("*.json")} == {"out"}
-
-
-def test_no_address_reaches_a_log_or_redis_as_it_came(settings: Settings) -> None:
-    with Served(settings) as served:
-        for path in ("/v1/jobs/..%2f..%2fx", "/v1/jobs/%1b%5b2J%0a", "/v1/jobs/" + "n" * 4096):
-            assert_problem(served.http.get(path), 404, "not_found")
-    with Producer(settings) as producer, pytest.raises(NotFound):
-        producer.status("../../x\n")
