@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from producer.cpus import as_ranges
-from producer.escaping import escaped
+from producer.escaping import escaped, shown_name
 from producer.job import JobResult, JobState, JobStatus
 from producer.plan import PoolPlan
 
@@ -52,8 +52,8 @@ class OutputFolder:
 
 
 def _file_name(name: str, suffix: str) -> str:
-    """A job's name, which has no folders, with a suffix; cut to what a file system takes."""
-    return (name or "document").encode()[: NAME_BYTES - len(suffix)].decode(errors="ignore") + suffix
+    """A job's name with a suffix, without folders and cut to what a file system takes."""
+    return (shown_name(name) or "document").encode()[: NAME_BYTES - len(suffix)].decode(errors="ignore") + suffix
 
 
 def print_result(name: str, result: JobResult, format: Format, *, seconds: float | None = None) -> None:

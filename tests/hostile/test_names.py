@@ -158,7 +158,6 @@ def test_no_command_shows_a_record_as_it_came(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
 ) -> None:
     # Given a job, and a dead letter, with words of a stranger
     job = Job(id=new_job_id(), blob="blob", media_type=MediaType.PNG, size_bytes=1, name=RAW)
@@ -181,15 +180,15 @@ def test_no_command_shows_a_record_as_it_came(
         assert shown.output.replace("\n", "").isprintable(), command
         assert not any(line.startswith("forged") for line in shown.output.splitlines()), command
 
-    # And a result's heading and file as well
+    # And a result's heading as well
     result = JobResult(id=job.id, name=RAW, state=JobState.SUCCEEDED, pages=())
     print_result(RAW, result, Format.TEXT, seconds=1)
     assert capsys.readouterr().out.replace("\n", "").isprintable()
 
 
-def test_a_result_is_written_under_any_name_that_a_job_can_have(tmp_path: Path) -> None:
+def test_a_result_is_written_under_any_name_into_its_folder(tmp_path: Path) -> None:
     folder = OutputFolder(tmp_path / "out", Format.JSON)
-    for name in ("", "..", "№" * NAME_CHARS, "№" * NAME_CHARS):
+    for name in ("", "..", RAW, "№" * NAME_CHARS, "№" * NAME_CHARS):
         folder.write(name, JobResult(id=new_job_id(), name=name, state=JobState.SUCCEEDED, pages=()))
-    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 5
     assert {path.parent.name for path in tmp_path.rglob("*.json")} == {"out"}
