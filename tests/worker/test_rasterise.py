@@ -499,6 +499,29 @@ def test_decoders_run_with_limits_and_without_the_workers_secrets(save: Saver, m
         assert "OCRPOOL_FLOWER_BASIC_AUTH" not in child.environ()
 
 
+def test_a_decoder_is_replaced_after_so_many_pages(save: Saver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "REQUESTS_A_CHILD", 3)
+    path = save(marked(), "PNG")
+    with running(Settings(rasterise_processes=1)) as rasteriser:
+        pids = []
+        for _ in range(7):
+            pids += rasteriser.pids
+            assert read(rasteriser, path)[0].shape == (40, 60, 3)
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 1]
+
+
+def test_a_page_that_took_all_its_cpu_time_is_given_up(save: Saver, asked: threading.Event) -> None:
+    path = save(marked(), "PNG")
+    with running(Settings(rasterise_processes=1)) as rasteriser, ThreadPoolExecutor(1) as thread:
+        pid = freeze(rasteriser, path)
+        asked.clear()
+        page = thread.submit(read, rasteriser, path)
+        assert asked.wait(PATIENCE_S)
+        os.kill(pid, signal.SIGXCPU)  # what the kernel sends then
+        os.kill(pid, signal.SIGCONT)
+        assert isinstance(page.exception(PATIENCE_S), PageTimeout)
+
+
 def test_closed_pages_give_their_memory_back(save: Saver) -> None:
     path = save(marked(), "PNG")
     with running(Settings(rasterise_processes=1)) as rasteriser:
