@@ -25,7 +25,7 @@ def pytest_report_header() -> str:
 
 def pytest_terminal_summary() -> None:
     """The table of what was done and what came of it."""
-    columns = ("fault", "faults", "seconds", "jobs", "pages", "lost", "duplicates", "read_again", "refused")
+    columns = ("fault", "faults", "seconds", "jobs", "pages", "lost", "duplicates", "read_again", "refused", "ended")
     table = Table(*(name.replace("_", " ") for name in columns), title=f"CHAOS_SEED={SEED}")
     for report in REPORTS:
         table.add_row(*(str(getattr(report, name)) for name in columns))

@@ -79,3 +79,39 @@ def test_redis_full(pool: MakePool, seed: int, full: bool) -> None:
             report.recovered(time.monotonic() - started)
     chaos.finish(120)
     judge(chaos, report)
+
+
+@pytest.mark.chaos
+def test_connections_that_are_silent(pool: MakePool, seed: int, full: bool) -> None:
+    chaos, report = pool(), Report("connections to Redis silent, and nobody is told", seed)
+    chaos.start_workers(2)
+    with chaos.load():
+        for _ in range(3 if full else 1):
+            time.sleep(chaos.random.uniform(0.5, 2))
+            held = chaos.holders()
+            with chaos.proxy.silence():
+                time.sleep(chaos.settings.lease_s + 1)
+            started = time.monotonic()
+            job_id = chaos.submit()
+            chaos.changes_hands(held, 60)
+            chaos.producer.wait(job_id, timeout_s=60)
+            report.recovered(time.monotonic() - started)
+    chaos.finish(120)
+    judge(chaos, report)
+
+
+@pytest.mark.chaos
+def test_answers_that_are_seconds_late(pool: MakePool, seed: int, full: bool) -> None:
+    chaos, report = pool(), Report("every answer of Redis 2 to 4 s late", seed)
+    chaos.start_workers(2)
+    with chaos.load():
+        for _ in range(rounds(full)):
+            time.sleep(0.5)
+            chaos.proxy.latency_s = chaos.random.uniform(1, 2)
+            time.sleep(10)
+            chaos.proxy.latency_s = 0.0
+            started = time.monotonic()
+            chaos.goes_on()
+            report.recovered(time.monotonic() - started)
+    chaos.finish(120)
+    judge(chaos, report)
