@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos.oracle import REPORTS
-from tests.chaos.pool import Pool
+from tests.chaos.pool import MakePool, Pool
 from tests.redis_server import Server
 
 FULL = os.environ.get("CHAOS") == "full"
@@ -44,7 +44,7 @@ def full() -> bool:
 
 
 @pytest.fixture
-def pool(tmp_path: Path, seed: int) -> Iterator[Callable[..., Pool]]:
+def pool(tmp_path: Path, seed: int) -> Iterator[MakePool]:
     """Makes the test's pool, with settings of its own."""
     pools: list[Pool] = []
 

@@ -199,6 +199,10 @@ class Pool:
         self.server.close()
 
 
+#: Makes the test's pool: its server, if it has one of its own, and settings.
+MakePool = Callable[..., Pool]
+
+
 @cache
 def document(pages: int, black: int, huge: int) -> bytes:
     return tiff([f"page {page}" for page in range(1, pages + 1)], black=black, huge=huge)

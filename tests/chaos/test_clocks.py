@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.oracle import Report, judge
-from tests.chaos.pool import Pool
+from tests.chaos.pool import MakePool, Pool
 from tests.redis_server import Server
 
-MakePool = Callable[..., Pool]
 HOUR_S = 3600
 JUMPING_WORKER = str(Path(__file__).parents[1] / "jumping_worker.py")
 
@@ -74,6 +72,7 @@ def test_the_clock_of_redis_jumps(pool: MakePool, tmp_path: Path, clock: Clock, 
         clock.step_to(-HOUR_S)
         chaos.goes_on()
         report.recovered(chaos.kill(chaos.worker_pids()[0]))
+        clock.step_to(0)
     chaos.finish(60)
     judge(chaos, report)
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from producer.errors import Unavailable
 from tests.chaos.oracle import Report, judge
-from tests.chaos.pool import Pool
+from tests.chaos.pool import MakePool
 from tests.documents import png
-
-MakePool = Callable[..., Pool]
 
 
 def fill(file: Path) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from tests.chaos.oracle import Report, look, processes
-from tests.chaos.pool import Pool
-
-MakePool = Callable[..., Pool]
+from tests.chaos.pool import MakePool, Pool
 
 #: What a ledger without its one-outcome rule would do: count a page that has its outcome already.
 COUNT_TWICE = """

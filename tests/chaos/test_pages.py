@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,8 @@ import pytest
 from producer.dead import DeadLetters
 from producer.job import JobState, PageFailure
 from tests.chaos.oracle import Report, judge
-from tests.chaos.pool import Pool
+from tests.chaos.pool import MakePool, Pool
 
-MakePool = Callable[..., Pool]
 FAULTY_WORKER = str(Path(__file__).parents[1] / "faulty_worker.py")
 BAD_PAGE, PAGES = 3, 6
 
@@ -60,7 +58,7 @@ def test_a_page_without_room_in_the_predictor_costs_no_other(pool: MakePool, see
 
 @pytest.mark.chaos
 def test_a_page_without_room_in_a_decoder_costs_no_other(pool: MakePool, seed: int) -> None:
-    chaos, report = pool(rasterise_memory_bytes=1 << 26), Report("a decoder has no memory for a page", seed)
+    chaos, report = pool(rasterise_memory_bytes=1 << 27), Report("a decoder has no memory for a page", seed)
     chaos.start_workers(2)
     guilty = poisoned_load(chaos, report, 5, huge=BAD_PAGE)
     for job_id in guilty:

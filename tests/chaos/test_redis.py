@@ -8,9 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.chaos.oracle import Report, judge
-from tests.chaos.pool import Pool
-
-MakePool = Callable[..., Pool]
+from tests.chaos.pool import MakePool, Pool
 
 
 def rounds(full: bool) -> int:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 
 import pytest
 
 from producer.job import JobState
 from tests.chaos.oracle import Report, judge
-from tests.chaos.pool import Pool
-
-MakePool = Callable[..., Pool]
+from tests.chaos.pool import MakePool
 
 
 def test_workers_killed_at_random_moments(pool: MakePool, seed: int, full: bool) -> None:
