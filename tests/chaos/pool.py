@@ -121,6 +121,10 @@ class Pool:
         done = self._pages_read()
         until(lambda: self._pages_read() > done, timeout_s)
 
+    def ends(self, job_id: str, timeout_s: float = 60) -> None:
+        """Wait until that job is final."""
+        until(lambda: self.producer.status(job_id).final, timeout_s)
+
     def refuses(self, timeout_s: float = 30) -> None:
         """Wait until a submission more than now is refused."""
         withheld = self.withheld
