@@ -65,6 +65,7 @@ class Pool:
         self.producer = Producer(self.settings)
         self.submitted: dict[str, int] = {}
         self.withheld = 0
+        self._seats = 0
         self._killed: set[int] = set()
         self._crews: list[tuple[Crew, threading.Event, threading.Thread]] = []
 
@@ -74,11 +75,12 @@ class Pool:
         plans = plan_workers(self.settings.model_copy(update={"rasterise_processes": 1}), cpus, workers=number)
         command = [*PYTHON, *(script or ("-m", "worker"))]
         workers = Crew(self.settings, plans, log_dir=self.settings.data_dir / "logs", command=command)
-        stop, there = threading.Event(), len(self.producer.workers())
+        stop = threading.Event()
         thread = threading.Thread(target=workers.run, args=(stop,), name="launcher")
         thread.start()
         self._crews.append((workers, stop, thread))
-        until(lambda: len(self.producer.workers()) == there + number, 60)
+        self._seats += number
+        self.is_whole()
 
     def submit(self, pages: int | None = None, *, black: int = 0, huge: int = 0) -> str:
         """Hand in a document, as patiently as a client does. A black page is what faulty workers wait for."""
@@ -130,9 +132,9 @@ class Pool:
         withheld = self.withheld
         until(lambda: self.withheld > withheld, timeout_s)
 
-    def is_whole(self, workers: int = 2) -> None:
-        """Wait until so many workers are ready."""
-        until(lambda: len(self.producer.workers()) == workers, 60)
+    def is_whole(self) -> None:
+        """Wait until every worker is ready."""
+        until(lambda: len(self.producer.workers()) == self._seats, 60)
 
     def comes_back_without(self, pid: int) -> None:
         """Wait until that worker is gone and another one has taken its place."""
@@ -194,6 +196,7 @@ class Pool:
             stop.set()
         for _, _, thread in self._crews:
             thread.join()
+        self._seats = 0
 
     def close(self) -> None:
         self.stop_workers()
