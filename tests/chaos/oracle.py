@@ -71,7 +71,7 @@ def look(pool: Pool, report: Report, *, but: int = 0, ends: int = 0) -> None:
     witness knows; the counts agree; no unit, lease, key, file or process is left; all but `ends` workers at most have
     drained to status 0, where nobody killed them."""
     pool.witness.catch_up()
-    ledger = pool.producer.ledger
+    ledger = pool.ledger
     results, gone = all_results(pool)
     states = Counter(result.state.value for result in results.values())
     outcomes = {(job_id, page.page) for job_id, result in results.items() for page in result.pages}
@@ -112,7 +112,7 @@ def all_results(pool: Pool) -> tuple[dict[str, JobResult], set[str]]:
     results, gone = {}, set()
     for job_id in found | set(pool.submitted):
         try:
-            results[job_id] = pool.producer.ledger.result(job_id)
+            results[job_id] = pool.ledger.result(job_id)
         except (NotFound, NotFinished):
             gone.add(job_id)
     return results, gone
@@ -122,7 +122,7 @@ def pages_without_outcome(pool: Pool, result: JobResult) -> int:
     """A job that was cancelled or expired owes no outcome, nor one whose pages could not be counted."""
     if result.state in (JobState.CANCELLED, JobState.EXPIRED):
         return 0
-    known = pool.producer.ledger.status(result.id).pages_total or 0
+    known = pool.ledger.status(result.id).pages_total or 0
     wanted = pool.submitted.get(result.id, known) if result.state is JobState.SUCCEEDED else known
     return len(set(range(1, wanted + 1)) - {page.page for page in result.pages})
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from producer import Producer
 from producer.errors import Unavailable
+from producer.ledger import Ledger
 from producer.plan import plan_workers
 from producer.processes import PYTHON, Process, ended_by
 from producer.settings import Settings
@@ -61,6 +62,7 @@ class Pool:
         self.settings = Settings.model_validate({"namespace": "chaos", "device": "cpu", **address, **QUICK, **settings})
         #: Past the proxy, for the oracle.
         self.client = self.server.client
+        self.ledger = Ledger(self.settings, self.client)
         self.witness = Witness(self.server, self.settings.namespace)
         self.producer = Producer(self.settings)
         self.submitted: dict[str, int] = {}
@@ -83,7 +85,8 @@ class Pool:
         self.is_whole()
 
     def submit(self, pages: int | None = None, *, black: int = 0, huge: int = 0) -> str:
-        """Hand in a document, as patiently as a client does. A black page is what faulty workers wait for."""
+        """Hand in a document, as patiently as a client does. A black page is what faulty workers wait for, a huge
+        one is too much for a decoder."""
         pages = pages or self.random.randint(1, 12)
         for _ in range(RETRIES):
             try:
@@ -125,7 +128,7 @@ class Pool:
 
     def ends(self, job_id: str, timeout_s: float = 60) -> None:
         """Wait until that job is final."""
-        until(lambda: self.producer.status(job_id).final, timeout_s)
+        until(lambda: self.ledger.status(job_id).final, timeout_s)
 
     def refuses(self, timeout_s: float = 30) -> None:
         """Wait until a submission more than now is refused."""
@@ -134,7 +137,7 @@ class Pool:
 
     def is_whole(self) -> None:
         """Wait until every worker is ready."""
-        until(lambda: len(self.producer.workers()) == self._seats, 60)
+        until(lambda: len(self.ledger.workers()) == self._seats, 60)
 
     def comes_back_without(self, pid: int) -> None:
         """Wait until that worker is gone and another one has taken its place."""

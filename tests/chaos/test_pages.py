@@ -25,7 +25,7 @@ def poisoned_load(chaos: Pool, report: Report, harmful: int, **harm: int) -> lis
 
 
 def assert_one_page_failed(chaos: Pool, job_id: str, code: str) -> None:
-    result = chaos.producer.ledger.result(job_id)
+    result = chaos.ledger.result(job_id)
     assert result.state is JobState.PARTIAL
     (failure,) = [page for page in result.pages if isinstance(page, PageFailure)]
     assert (failure.page, failure.error.code) == (BAD_PAGE, code)
@@ -41,7 +41,7 @@ def test_a_page_that_takes_its_worker_along_is_given_up_alone(
     guilty = poisoned_load(chaos, report, 2 if full else 1, black=BAD_PAGE)
     for job_id in guilty:
         assert_one_page_failed(chaos, job_id, "poison_document")
-    letters = DeadLetters(chaos.producer.ledger).all()
+    letters = DeadLetters(chaos.ledger).all()
     assert sorted(letter.job_id for letter in letters) == sorted(guilty)
     judge(chaos, report, but=len(guilty), ends=3 * len(guilty))
 

@@ -91,12 +91,12 @@ def test_documents_that_vanished(pool: MakePool, seed: int) -> None:
     jobs = [chaos.submit(pages=3) for _ in range(20)]
     gone = chaos.random.sample(jobs, 5)
     for job_id in gone:
-        chaos.producer.blobs.delete(chaos.producer.ledger.job(job_id).blob)
+        chaos.producer.blobs.delete(chaos.ledger.job(job_id).blob)
         report.faults += 1
     chaos.start_workers(2)
     report.seconds = round(chaos.finish(60), 1)
     for job_id in gone:
-        error = chaos.producer.ledger.status(job_id).error
+        error = chaos.ledger.status(job_id).error
         assert error is not None
         assert error.code == "fetch_failed"
     judge(chaos, report, but=len(gone))
@@ -108,9 +108,9 @@ def test_jobs_cancelled_in_the_middle(pool: MakePool, seed: int) -> None:
     chaos.start_workers(2)
     jobs = [chaos.submit(pages=12) for _ in range(30)]
     for job_id in chaos.random.sample(jobs, 10):
-        chaos.producer.ledger.cancel(job_id)
+        chaos.ledger.cancel(job_id)
         report.faults += 1
     report.seconds = round(chaos.finish(60), 1)
-    states = [chaos.producer.status(job_id).state for job_id in jobs]
+    states = [chaos.ledger.status(job_id).state for job_id in jobs]
     assert set(states) <= {JobState.SUCCEEDED, JobState.CANCELLED}
     judge(chaos, report, but=states.count(JobState.CANCELLED))
