@@ -58,9 +58,9 @@ class Report:
 
 def judge(pool: Pool, report: Report, *, but: int = 0, ends: int = 0) -> None:
     """Stop the workers, look at all that is left, and keep the report."""
-    pool.is_whole()  # One that is not up yet ends by the signal itself.
-    pool.stop_workers()
     try:
+        pool.is_whole()  # One that is not up yet ends by the signal itself.
+        pool.stop_workers()
         look(pool, report, but=but, ends=ends)
     finally:
         report.write()
