@@ -44,8 +44,10 @@ def full() -> bool:
 
 
 @pytest.fixture
-def pool(tmp_path: Path, seed: int) -> Iterator[MakePool]:
-    """Makes the test's pool, with settings of its own."""
+def pool(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakePool]:
+    """Makes the test's pool, with settings of its own. Workers that end again and again come back after a second: the
+    launcher's growing pauses would be most of the time."""
+    monkeypatch.setattr("producer.backoff.LONGEST_S", 1.0)
     pools: list[Pool] = []
 
     def make(server: Server | None = None, **settings: object) -> Pool:
