@@ -94,7 +94,8 @@ class Publisher:
                     celery.send_task(
                         name, kwargs={"message": message}, queue=self._prefix + lane, producer=producer, retry=True
                     )
-        except (OperationalError, OSError) as error:
+        except (OperationalError, OSError, AttributeError) as error:
+            # The last is kombu's, for a connection that is lost again while it is made anew.
             log.warning("queue.publish_failed", error=str(error))
 
     def close(self) -> None:
