@@ -103,8 +103,8 @@ def test_connections_that_are_silent(pause_s: float, pool: MakePool, seed: int, 
             report.recovered(time.monotonic() - started)
     chaos.finish(120)
     judge(chaos, report)
-    # The ledger is given up after 15 s, the queue after 5
-    assert report.seconds < 25
+    # A silent ledger is given up after 15 s, by a producer and then by a worker, and a silent queue after 5
+    assert report.seconds < 40
 
 
 @pytest.mark.chaos
