@@ -40,7 +40,7 @@ from producer.errors import (
 from producer.job import MediaType
 from producer.media import SNIFF_BYTES, sniff
 from producer.settings import Settings
-from tests.documents import pdf
+from tests.documents import pdf, tiff
 from worker import decoder
 from worker.decoder import Decoder
 from worker.rasterise import Rasteriser
@@ -367,6 +367,17 @@ def test_a_pdf_that_unpacks_to_more_than_its_memory_costs_its_page_alone(save: S
         with pytest.raises((ImageTooLarge, CorruptDocument)):
             read(rasteriser, bomb)
         assert read(rasteriser, honest)[0].shape == (209, 209, 3)
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 27, 1 << 28])
+def test_a_page_is_too_large_whether_its_own_pixels_or_what_leads_to_them_find_no_room(
+    save: Saver, memory_bytes: int
+) -> None:
+    path = save(tiff(["first", "huge", "last"], huge=2))
+    with running(Settings(rasterise_processes=1, rasterise_memory_bytes=memory_bytes)) as rasteriser:
+        with pytest.raises(ImageTooLarge, match="more memory than one page may take"):
+            read(rasteriser, path, 2)
+        assert read(rasteriser, path, 3)[0].shape == (96, 320, 3)
 
 
 @pytest.fixture
