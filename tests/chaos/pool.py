@@ -136,8 +136,11 @@ class Pool:
         until(lambda: self.withheld > withheld, timeout_s)
 
     def is_whole(self) -> None:
-        """Wait until every worker is ready."""
-        until(lambda: len(self.ledger.workers()) == self._seats, 60)
+        """Wait until every worker is ready, and none is taken for ready that has ended."""
+        until(lambda: len(self.worker_pids()) == self._seats and self._ready_pids() == set(self.worker_pids()), 60)
+
+    def _ready_pids(self) -> set[int]:
+        return {worker["pid"] for worker in self.ledger.workers().values()}
 
     def comes_back_without(self, pid: int) -> None:
         """Wait until that worker is gone and another one has taken its place."""
@@ -155,7 +158,8 @@ class Pool:
 
     def worker_pids(self) -> list[int]:
         """The workers that run now."""
-        return [process.popen.pid for workers, _, _ in self._crews for process in workers.processes]
+        found = [process for workers, _, _ in self._crews for process in workers.processes]
+        return [process.popen.pid for process in found if process.popen.poll() is None]
 
     @property
     def processes(self) -> dict[int, Process]:

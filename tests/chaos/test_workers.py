@@ -20,6 +20,7 @@ def test_workers_killed_at_random_moments(pool: MakePool, seed: int, full: bool)
         for _ in range(50 if full else 2):
             time.sleep(chaos.random.uniform(0, 1.0))
             chaos.is_whole()
+            chaos.goes_on()
             report.recovered(chaos.kill(chaos.random.choice(chaos.worker_pids())))
     chaos.finish(120)
     judge(chaos, report)
