@@ -1,5 +1,5 @@
-"""A master of Redis that dies, or hands over, while documents come in. Sentinels promote its replica, and the pool goes on
-by itself; jobs that the replica had not heard of are handed in again by their clients."""
+"""A master of Redis that dies, or hands over, while documents come in. Sentinels promote its replica, the pool goes on
+by itself, and what the replica had not heard of is handed in again by its clients."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def drop_documents_without_a_job(chaos: Pool) -> int:
 def test_a_master_killed_whose_replica_lags(pool: MakePool, watched: Watched, seed: int, full: bool) -> None:
     chaos, report = pool(watched, redis_url=watched.url), Report("kill -9 of the master, replica behind", seed)
     chaos.start_workers(2)
-    workers, lost = chaos.worker_pids(), 0
+    workers = chaos.worker_pids()
     with chaos.load():
         for again in range(3 if full else 1):
             if again:
