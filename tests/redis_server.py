@@ -110,10 +110,17 @@ class Watched:
         self._await_promotion()
 
     def hand_over(self) -> None:
-        """Have the Sentinels promote the replica of a master that is well."""
+        """Have the Sentinels promote the replica of a master that is well, and waits until it has caught up."""
+        self._fail_over("COORDINATED")
+
+    def depose(self) -> None:
+        """The same without a word to the master, which takes writes until the Sentinels find it, seconds later."""
+        self._fail_over()
+
+    def _fail_over(self, *how: str) -> None:
         self._change_roles()
         with redis.Redis(port=self.sentinels[0][1]) as client:
-            client.execute_command("SENTINEL", "FAILOVER", "mymaster")
+            client.execute_command("SENTINEL", "FAILOVER", "mymaster", *how)
         self._await_promotion()
 
     def _change_roles(self) -> None:

@@ -74,7 +74,7 @@ def test_a_master_killed_whose_replica_lags(pool: MakePool, watched: Watched, se
     # Then only what the replica did not know is lost, and can be had again
     lost = hand_in_again(chaos)
     assert lost >= 5
-    report.fault += f": {lost} jobs handed in again"
+    report.fault += f", {lost} jobs handed in again"
     chaos.finish(60)
     assert chaos.worker_pids() == workers
     assert drop_documents_without_a_job(chaos) >= lost
@@ -105,19 +105,21 @@ def test_a_master_killed_whose_replica_has_every_accepted_job(
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("outage", ["hand_over", "stop"])
-def test_a_master_that_hands_over(pool: MakePool, watched: Watched, seed: int, outage: str) -> None:
-    chaos, report = pool(watched, redis_url=watched.url), Report(f"the master changes: {outage}", seed)
+@pytest.mark.parametrize(("change", "loses"), [("hand_over", False), ("stop", False), ("depose", True)])
+def test_a_master_that_is_replaced(pool: MakePool, watched: Watched, seed: int, change: str, loses: bool) -> None:
+    chaos, report = pool(watched, redis_url=watched.url), Report(f"the master is replaced: {change}", seed)
     chaos.start_workers(2)
     workers = chaos.worker_pids()
     with chaos.load():
         accepts(chaos, 20)
         started = time.monotonic()
-        getattr(watched, outage)()
+        getattr(watched, change)()
         chaos.goes_on()
         report.recovered(time.monotonic() - started)
     chaos.finish(60)
-    report.fault += f": {hand_in_again(chaos)} jobs handed in again"
+    again = hand_in_again(chaos)
+    report.fault += f", {again} jobs handed in again"
+    assert loses or not again
     chaos.finish(60)
     assert chaos.worker_pids() == workers
     drop_documents_without_a_job(chaos)
