@@ -130,8 +130,9 @@ class Watched:
         self._wait_until(lambda: all(self._as_seen_by(port).get("port") == self.port for _, port in self.sentinels))
 
     def start(self) -> None:
-        """Bring back the server that ended; returns once it follows the new master."""
-        self.replica.start()
+        """Bring the former master back, if it has ended; returns once it follows the new one."""
+        if self.replica.process.popen.poll() is not None:
+            self.replica.start()
         self._wait_until(self._is_whole)
 
     def close(self) -> None:

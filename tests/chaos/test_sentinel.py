@@ -116,6 +116,7 @@ def test_a_master_that_is_replaced(pool: MakePool, watched: Watched, seed: int, 
         getattr(watched, change)()
         chaos.goes_on()
         report.recovered(time.monotonic() - started)
+    watched.start()
     chaos.finish(60)
     again = hand_in_again(chaos)
     report.fault += f", {again} jobs handed in again"
