@@ -66,7 +66,7 @@ class Watched:
             f"bind 127.0.0.1\nport {port}\ndir {folder}\n"
             f"sentinel monitor mymaster 127.0.0.1 {self.master.port} 2\n"
             "sentinel down-after-milliseconds mymaster 1000\n"
-            "sentinel failover-timeout mymaster 10000\n"
+            "sentinel failover-timeout mymaster 5000\n"
         )
         binary = redis_command(folder, port)[0]
         return Process("sentinel", [binary, str(configuration), "--sentinel"], folder / "sentinel.log"), port
@@ -91,6 +91,11 @@ class Watched:
     @property
     def port(self) -> int:
         return self.master.port
+
+    def lose_a_sentinel(self) -> None:
+        """Kill the one that clients ask first; the other two can still agree."""
+        process, _ = self.sentinels.pop(0)
+        process.kill()
 
     def cut_off_the_replica(self) -> None:
         """From now on the master's writes do not reach it."""
