@@ -5,6 +5,8 @@ Keys, below the namespace:
     job:<id>     hash    the job's record, state, counts and times       TTL
     pages:<id>   hash    page number -> outcome (JSON)                   TTL
     spans:<id>   hash    unit -> fence, lane, deaths, worker             TTL, deleted when the job ends
+    key:<digest> hash    an idempotency key -> its job and request       TTL, that of the job
+    busy:<dig.>  string  a request under that key is coming in           TTL
     worker:<n>   string  a live worker's own description                 TTL
     sweeping     string  somebody sweeps in this interval                TTL
     quarantined  string  the one quarantined unit that is being read     TTL
@@ -27,7 +29,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
@@ -36,7 +38,18 @@ from typing import Any, TypeVar, cast
 import redis
 from pydantic import TypeAdapter
 
-from producer.errors import Cancelled, DeadlineExceeded, NotFinished, NotFound, PoisonDocument, QueueFull, Unavailable
+from producer.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    IdempotencyMismatch,
+    NotFinished,
+    NotFound,
+    PoisonDocument,
+    QueueFull,
+    RequestInProgress,
+    Unavailable,
+)
+from producer.idempotency import IdempotencyKey
 from producer.job import (
     PREPARE,
     ErrorDetail,
@@ -74,8 +87,19 @@ _TEMPORARY = {
 #: takes from its `put` to its job.
 ORPHAN_S = 3600
 
+#: A key is taken for one that is being used for this many seconds at most: whoever died with it holds it no longer.
+BUSY_S = 30
+
 #: Outcomes that are read in one go: Redis answers nobody else meanwhile.
 RESULT_PAGES = 100
+
+
+class AcceptedBefore(Exception):
+    """The idempotency key has brought a job for the same request."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
 
 
 class Refusal(StrEnum):
@@ -212,10 +236,12 @@ class Ledger:
         """
         self._run("expect_blob", blob, _ms(ORPHAN_S))
 
-    def accept(self, job: Job, pages_total: int | None) -> list[Unit]:
-        """Record the job, and return the units to publish.
+    def accept(self, job: Job, pages_total: int | None, key: IdempotencyKey | None = None) -> list[Unit]:
+        """Record the job, and return the units to publish. A key is known for as long as its job is.
 
         Raises:
+            AcceptedBefore: the key has brought a job for this very request.
+            IdempotencyMismatch: it has brought one for another.
             QueueFull: `max_queued_jobs` jobs are unfinished.
             Unavailable: Redis cannot be reached, is full but for its reserve, or does not get the job to its disk
                 (`durable`).
@@ -234,16 +260,49 @@ class Ledger:
             int(deadline_s + self.settings.result_ttl_s),
             job.options.lane.value,
             "" if pages_total is None else pages_total,
+            key.name if key else "",
+            key.fingerprint if key else "",
             *spans,
         )
-        if lost:
+        if lost and verdict[0] == b"accepted":
             self._end(job.id, JobState.CANCELLED, _CANCELLED)
+            self._forget(key)
+        if lost:
             raise Unavailable(lost)
-        if verdict == b"full":
-            raise QueueFull(f"The pool holds {self.settings.max_queued_jobs} unfinished jobs and takes no more now.")
-        if verdict == b"exists":
-            return []
+        match verdict:
+            case [b"same", job_id]:
+                raise AcceptedBefore(job_id.decode())
+            case [b"mismatch"]:
+                raise IdempotencyMismatch("The idempotency key was used with another document, name or options.")
+            case [b"full"]:
+                most = self.settings.max_queued_jobs
+                raise QueueFull(f"The pool holds {most} unfinished jobs and takes no more now.")
+            case [b"exists"]:
+                return []
         return [(job.id, span, job.options.lane.value) for span in spans]
+
+    def _forget(self, key: IdempotencyKey | None) -> None:
+        if key:
+            with reachable():
+                self.redis.delete(f"{self.namespace}:key:{key.name}")
+
+    @contextmanager
+    def sole_use(self, name: str) -> Iterator[None]:
+        """Keep others from sending a request under the idempotency key of that name meanwhile.
+
+        Whatever they do, `accept` brings one job: this spares the second one its upload.
+
+        Raises:
+            RequestInProgress: another one is doing so.
+        """
+        note = f"busy:{name}"
+        if not self._run("note", note, "1", _ms(BUSY_S), "1"):
+            raise RequestInProgress("Another request with this idempotency key is being answered.")
+        try:
+            yield
+        finally:
+            with suppress(redis.exceptions.RedisError):  # it goes by itself
+                self.redis.delete(f"{self.namespace}:{note}")
 
     def _spans(self, pages_total: int) -> list[str]:
         return [str(span) for span in Span.split(pages_total, self.settings.span_pages)]

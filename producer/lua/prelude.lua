@@ -13,6 +13,7 @@ local FINAL = { succeeded = true, partial = true, failed = true, cancelled = tru
 local function job_key(id) return ns .. ':job:' .. id end
 local function spans_key(id) return ns .. ':spans:' .. id end
 local function pages_key(id) return ns .. ':pages:' .. id end
+local function idempotency_key(name) return ns .. ':key:' .. name end
 
 local LANES = { 'interactive', 'bulk', 'quarantine' }
 local function waiting_key(lane) return ns .. ':waiting:' .. lane end
@@ -127,6 +128,8 @@ local function finalise(id, state, error_json, ttl_s, now)
   redis.call('SREM', RUNNING, id)
   redis.call('EXPIRE', key, ttl_s)
   redis.call('EXPIRE', pages_key(id), ttl_s)
+  local name = redis.call('HGET', key, 'key')
+  if name then redis.call('EXPIRE', idempotency_key(name), ttl_s) end
   redis.call('ZADD', GARBAGE, now + ttl_s * 1000, redis.call('HGET', key, 'blob'))
   redis.call('HINCRBY', TOTALS, 'jobs_' .. state, 1)
   publish_event(id)

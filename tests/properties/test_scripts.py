@@ -57,7 +57,7 @@ def fuzzed(settings: Settings) -> Iterator[Ledger]:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_no_arguments_break_the_ledger(fuzzed: Ledger, script: str) -> None:
-    @given(arguments=st.lists(JUNK, max_size=11))
+    @given(arguments=st.lists(JUNK, max_size=13))
     @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
     def fuzz(arguments: list[str | bytes]) -> None:
         check(fuzzed, script, arguments)
@@ -68,10 +68,10 @@ def test_no_arguments_break_the_ledger(fuzzed: Ledger, script: str) -> None:
 @pytest.mark.parametrize(
     ("script", "arguments"),
     [
-        ("accept", ["new", "{}", "blob", "9", "9", "a day", "interactive", "1", "1+1"]),
-        ("accept", ["two words", "{}", "blob", "9", "9", "9", "interactive", "1", "1+1"]),
-        ("accept", ["new", "{}", "blob", "9", "9", "9", "express", "1", "1+1"]),
-        ("accept", ["new", "{}", "blob", "9", "9", "9", "interactive", "1"]),
+        ("accept", ["new", "{}", "blob", "9", "9", "a day", "interactive", "1", "", "", "1+1"]),
+        ("accept", ["two words", "{}", "blob", "9", "9", "9", "interactive", "1", "", "", "1+1"]),
+        ("accept", ["new", "{}", "blob", "9", "9", "9", "express", "1", "", "", "1+1"]),
+        ("accept", ["new", "{}", "blob", "9", "9", "9", "interactive", "1", "", ""]),
         ("claim", [JOB, "3+1", "3", "1e12", "gpu1", "9000", "9", "{}", "token"]),
         ("claim", [JOB, "3+1", "3", "1", "gpu1", "soon", "9", "{}", "token"]),
         ("finish_job", [JOB, "running", "{}", "9", ""]),
