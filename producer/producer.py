@@ -51,7 +51,8 @@ class Producer:
         long as the pool knows the job, it is that one.
 
         Raises:
-            InvalidRequest: there is no such file, or the key is not of printable ASCII characters.
+            InvalidRequest: there is no such file, the key is not of printable ASCII characters, or the one page of an
+                image is not among those that were asked for.
             IdempotencyMismatch: the key was used with another document, name or options.
             UnsupportedMediaType, CorruptDocument, TooLarge: the document can be refused by its first bytes or size.
             QueueFull, Unavailable: the pool takes nothing now.
@@ -86,11 +87,11 @@ class Producer:
         self.ledger.expect_blob(job.blob)
         self.blobs.put(job.blob, source)
         try:
-            units = self.ledger.accept(job, pages_total=1 if media_type.single_page else None, key=key)
+            units = self.ledger.accept(job, document_pages=1 if media_type.single_page else None, key=key)
         except AcceptedBefore as before:
             self._drop_blob(job.blob)
             return JobHandle(self, before.job_id, replayed=True)
-        except (QueueFull, IdempotencyMismatch):
+        except (QueueFull, IdempotencyMismatch, InvalidRequest):
             # After any other error the job may have been accepted all the same, so its blob is left to the sweeper.
             self._drop_blob(job.blob)
             raise

@@ -156,7 +156,7 @@ def test_a_page_that_took_three_workers_along_can_be_seen_and_replayed(
     ledger = idle_pool.ledger
     claim = ledger.claim(job.id, "prepare", "gpu0")
     assert isinstance(claim, Claim)
-    ledger.plan(claim, 1)
+    ledger.plan(claim, claim.job.options.spans(1, 8))
     for _ in range(3):
         claim = ledger.claim(job.id, "1+1", "gpu0")
         assert isinstance(claim, Claim)

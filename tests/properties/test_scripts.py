@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from typing import cast
@@ -48,6 +49,13 @@ JUNK = st.one_of(
 )
 
 
+def admission(**changed: object) -> str:
+    """What `accept` is asked, of the right form but for what is `changed`."""
+    form = {"id": "new", "record": "{}", "blob": "blob", "max_unfinished": 9, "deadline_ms": 9, "ttl_s": 9}
+    form |= {"lane": "interactive", "pages_total": 1, "key": "", "fingerprint": "", "units": ["1+1"]}
+    return json.dumps(form | changed)
+
+
 @pytest.fixture
 def fuzzed(settings: Settings) -> Iterator[Ledger]:
     ledger = Ledger(settings)
@@ -57,7 +65,7 @@ def fuzzed(settings: Settings) -> Iterator[Ledger]:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_no_arguments_break_the_ledger(fuzzed: Ledger, script: str) -> None:
-    @given(arguments=st.lists(JUNK, max_size=13))
+    @given(arguments=st.lists(JUNK, max_size=11))
     @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
     def fuzz(arguments: list[str | bytes]) -> None:
         check(fuzzed, script, arguments)
@@ -65,13 +73,30 @@ def test_no_arguments_break_the_ledger(fuzzed: Ledger, script: str) -> None:
     fuzz()
 
 
+def test_no_admission_breaks_the_ledger(fuzzed: Ledger) -> None:
+    fields = st.sampled_from(sorted(json.loads(admission())))
+    values = st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.lists(st.text(max_size=3))
+    )
+
+    @given(changed=st.dictionaries(fields, values, max_size=3))
+    @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    def fuzz(changed: dict[str, object]) -> None:
+        check(fuzzed, "accept", [admission(**changed)])
+
+    fuzz()
+
+
 @pytest.mark.parametrize(
     ("script", "arguments"),
     [
-        ("accept", ["new", "{}", "blob", "9", "9", "a day", "interactive", "1", "", "", "1+1"]),
-        ("accept", ["two words", "{}", "blob", "9", "9", "9", "interactive", "1", "", "", "1+1"]),
-        ("accept", ["new", "{}", "blob", "9", "9", "9", "express", "1", "", "", "1+1"]),
-        ("accept", ["new", "{}", "blob", "9", "9", "9", "interactive", "1", "", ""]),
+        ("accept", [admission(ttl_s="a day")]),
+        ("accept", [admission(id="two words")]),
+        ("accept", [admission(lane="express")]),
+        ("accept", [admission(units=[])]),
+        ("accept", [admission(units=None)]),
+        ("accept", [admission(key=None)]),
+        ("accept", [admission(record="[")]),
         ("claim", [JOB, "3+1", "3", "1e12", "gpu1", "9000", "9", "{}", "token"]),
         ("claim", [JOB, "3+1", "3", "1", "gpu1", "soon", "9", "{}", "token"]),
         ("finish_job", [JOB, "running", "{}", "9", ""]),
@@ -107,8 +132,8 @@ def check(ledger: Ledger, script: str, arguments: list[str | bytes]) -> str:
     ledger.namespace = f"t{uuid.uuid4().hex[:12]}"
     job, uncounted = make_job(), make_job()
     ledger.settings = ledger.settings.model_copy(update={"span_pages": 2})
-    ledger.accept(job, pages_total=3)
-    ledger.accept(uncounted, pages_total=None)
+    ledger.accept(job, document_pages=3)
+    ledger.accept(uncounted, document_pages=None)
     claim, counting = claimed(ledger, job, "1+2"), claimed(ledger, uncounted, "prepare")
     subject = uncounted.id if PREPARE_FENCE in arguments else job.id
     known = {JOB: subject, FENCE: str(claim.fence), PREPARE_FENCE: str(counting.fence)}
