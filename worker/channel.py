@@ -92,8 +92,12 @@ class HintChannel(redis.Channel):
             super().basic_reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
 
 
+class SentinelHintChannel(HintChannel, redis.SentinelChannel):
+    """The same to the master that Sentinels name."""
+
+
 def install(refuse: Refuse) -> None:
     """Let every Redis connection of this process open such channels."""
     HintChannel.refuse = staticmethod(refuse)
-    transport: Any = redis.Transport
-    transport.Channel = HintChannel
+    for transport, channel in ((redis.Transport, HintChannel), (redis.SentinelTransport, SentinelHintChannel)):
+        transport.Channel = channel

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from tests.chaos.oracle import REPORTS
 from tests.chaos.pool import MakePool, Pool
-from tests.redis_server import Server
+from tests.redis_server import Server, Watched
 
 FULL = os.environ.get("CHAOS") == "full"
 SEED = int(os.environ.get("CHAOS_SEED", "0")) or time.time_ns() % 1_000_000
@@ -50,7 +50,7 @@ def pool(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setattr("producer.backoff.LONGEST_S", 1.0)
     pools: list[Pool] = []
 
-    def make(server: Server | None = None, **settings: object) -> Pool:
+    def make(server: Server | Watched | None = None, **settings: object) -> Pool:
         pools.append(Pool(tmp_path, seed, server, **settings))
         return pools[-1]
 
