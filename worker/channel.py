@@ -81,7 +81,11 @@ class HintChannel(redis.Channel):
             self._in_poll = None
         if self.silent:
             self.auto_delete_queues.clear()  # As after a kill, its mailbox stays.
-        super().close()  # type: ignore[no-untyped-call]
+        try:
+            super().close()  # type: ignore[no-untyped-call]
+        except self.connection_errors:  # Where Redis is away it stays as well; what is open here does not.
+            self.auto_delete_queues.clear()
+            super().close()  # type: ignore[no-untyped-call]
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         if not self.closed:
