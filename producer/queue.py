@@ -83,8 +83,6 @@ class Publisher:
         """
         if not units:
             return
-        from kombu.exceptions import OperationalError
-
         celery = self._celery()
         try:
             with celery.producer_pool.acquire(block=True) as producer:
@@ -93,8 +91,8 @@ class Publisher:
                     celery.send_task(
                         name, kwargs={"message": message}, queue=self._prefix + lane, producer=producer, retry=True
                     )
-        except (OperationalError, OSError) as error:
-            log.warning("queue.publish_failed", error=str(error))
+        except Exception as error:  # kombu raises AttributeError, too, where a connection is reset at the wrong moment
+            log.warning("queue.publish_failed", error=repr(error))
 
     def close(self) -> None:
         with self._lock:

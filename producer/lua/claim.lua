@@ -1,7 +1,7 @@
 -- Takes a unit for one worker: a lease that must be renewed, and a fence that makes every older holder's writes harmless.
 -- ARGV: id, unit, first page, page count (0 for "prepare"), worker, lease (ms), TTL of a final job (s), error of an
 --       expired job (JSON), token of this claim: asked again with the same one, a claim that stands is told again
--- Returns {'gone'} no such job or unit; {'final'}; {'held'} by a live worker; {'done'} every page has an outcome;
+-- Returns {'gone'} no such job or unit; {'final'}; {'held'} by a worker that nobody has found dead; {'done'} every page has an outcome;
 --         {'claimed', fence, record, deadline (ms from now), lane, page...}
 local id, unit, now = ARGV[1], ARGV[2], now_ms()
 local member = id .. ' ' .. unit
@@ -16,8 +16,8 @@ if tonumber(v[3]) <= now then
 end
 local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
 if not lane then return { 'gone' } end
-local lease = redis.call('ZSCORE', LEASES, member)
-local held = lease and tonumber(lease) > now
+-- A lease that has lapsed stands until the sweep has counted the death.
+local held = redis.call('ZSCORE', LEASES, member)
 if held and redis.call('HGET', spans_key(id), unit .. ':token') ~= ARGV[9] then return { 'held' } end
 if lane == 'quarantine' and (redis.call('GET', QUARANTINED) or member) ~= member then return { 'held' } end
 local todo = {}

@@ -93,6 +93,16 @@ def test_a_live_lease_keeps_others_away(ledger: Ledger) -> None:
     assert ledger.claim(job.id, "1+1", "gpu1") is Refusal.HELD
 
 
+def test_a_lapsed_lease_keeps_others_away_until_its_death_is_counted(ledger: Ledger) -> None:
+    job = make_job()
+    ledger.accept(job, pages_total=1)
+    claimed(ledger, job, "1+1", "gpu0")
+    lapse(ledger)
+    assert ledger.claim(job.id, "1+1", "gpu1") is Refusal.HELD
+    assert ledger.sweep("q.").deaths == 1
+    claimed(ledger, job, "1+1", "gpu1")
+
+
 def test_a_worker_that_lost_its_lease_writes_nothing(ledger: Ledger, settings: Settings) -> None:
     # Given a worker whose lease ran out, and another that took the span
     job = make_job()
