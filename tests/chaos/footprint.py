@@ -13,14 +13,13 @@ import redis
 
 Sizes = Mapping[str, float]
 
-#: The part of the samples that may rise: pools and threads are filled up to what the load asks for.
+#: The part of the samples that may rise: pools of connections and of threads fill up to the most that were needed at a
+#: time, and keep them.
 WARM_UP = 1 / 3
 #: Looks of one sample, and the pause between two, in seconds: what is there in all of them has come to stay.
 LOOKS, LOOK_S = 4, 0.25
-#: Bytes of the interpreter and the allocator that come and go.
-SLACK_BYTES = 4 << 20
-#: Growth over all samples behind the warm-up that is still flat: a number, and a share of what is there.
-ALLOWED = {"memory_mb": (SLACK_BYTES / (1 << 20), 0.05), "files": (2, 0.05), "threads": (1, 0), "keys": (1, 0)}
+#: A rise over all samples behind the warm-up that is still flat: a number, or a share of what is there if that is more.
+ALLOWED = {"memory_mb": (4, 0.05), "files": (2, 0.05), "threads": (1, 0), "keys": (1, 0)}
 
 
 @dataclass
@@ -30,11 +29,22 @@ class Footprint:
     name: str
     samples: list[Sizes] = field(default_factory=list)
 
+    def told(self) -> str:
+        """The last sample, for whoever follows the run."""
+        return f"{self.name}: " + " ".join(f"{size} {value:.0f}" for size, value in self.samples[-1].items())
+
+    def rises(self) -> dict[str, float]:
+        """By how much each size rises over the samples behind the warm-up."""
+        behind = self._behind()
+        return {size: rise([sample[size] for sample in behind]) for size in behind[0]}
+
     def growth(self) -> dict[str, float]:
-        """What grows, and by how much over the samples behind the warm-up."""
-        behind = self.samples[round(len(self.samples) * WARM_UP) :]
-        rises = {size: rise([sample[size] for sample in behind]) for size in behind[0]}
-        return {size: by for size, by in rises.items() if by > allowed(size, behind[0][size])}
+        """The rises that are more than allowed."""
+        start = self._behind()[0]
+        return {size: by for size, by in self.rises().items() if by > allowed(size, start[size])}
+
+    def _behind(self) -> list[Sizes]:
+        return self.samples[round(len(self.samples) * WARM_UP) :]
 
 
 def allowed(size: str, start: float) -> float:

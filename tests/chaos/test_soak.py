@@ -22,6 +22,8 @@ from tests.chaos.traffic import BAD_NAME, Traffic
 
 SOAK_S = float(os.environ.get("SOAK_S", "1800"))
 FAULT_EVERY_S = 20.0
+#: The share of that time in which documents come; what is left is quiet.
+LOAD = 0.8
 
 
 class Faults:
@@ -104,20 +106,21 @@ def test_nothing_is_lost_and_nothing_grows(pool: Callable[..., Pool], seed: int)
         faults = Faults(chaos, seed)
         olds = {faults.elder: Footprint("worker"), gateway: Footprint("gateway")}
         keys = Footprint("redis")
-        until, done = time.monotonic() + SOAK_S, []
-        while time.monotonic() < until:
+        end = time.monotonic() + SOAK_S
+        while time.monotonic() < end:
             started = time.monotonic()
             with traffic.flows():
                 time.sleep(chaos.random.uniform(0, FAULT_EVERY_S / 4))
-                done.append(faults.draw())
-                report.recovered(time.monotonic() - started)
-                time.sleep(max(0.0, FAULT_EVERY_S * 0.8 - (time.monotonic() - started)))
+                struck = time.monotonic()
+                fault = faults.draw()
+                report.recovered(time.monotonic() - struck)
+                time.sleep(max(0.0, started + FAULT_EVERY_S * LOAD - time.monotonic()))
             chaos.finish(60)
             for pid, footprint in olds.items():
                 footprint.samples.append(of_process(pid))
             keys.samples.append(of_keys(chaos.client, chaos.settings.namespace))
-            print(done[-1], *(footprint.samples[-1] for footprint in (*olds.values(), keys)))
-            time.sleep(max(0.0, FAULT_EVERY_S - (time.monotonic() - started)))
+            print(f"{fault:20}", *(footprint.told() for footprint in (*olds.values(), keys)))
+            time.sleep(max(0.0, started + FAULT_EVERY_S - time.monotonic()))
         assert faults.elder in chaos.worker_pids()
         traffic.close()
     judge(chaos, report, but=unread_as_they_should(chaos, traffic))
@@ -140,11 +143,10 @@ def unread_as_they_should(chaos: Pool, traffic: Traffic) -> int:
 
 
 def show(footprints: tuple[Footprint, ...]) -> None:
-    table = Table("of", "what", "first", "middle", "last", "growth", title="Footprints in quiet moments")
+    table = Table("of", "what", "first", "middle", "last", "rise", title="Footprints in quiet moments")
     for footprint in footprints:
-        growth = footprint.growth()
         first, middle, last = (footprint.samples[at] for at in (0, len(footprint.samples) // 2, -1))
-        for size in first:
+        for size, by in footprint.rises().items():
             row = (f"{sample[size]:.0f}" for sample in (first, middle, last))
-            table.add_row(footprint.name, size, *row, f"{growth.get(size, 0):+.1f}")
+            table.add_row(footprint.name, size, *row, f"{by:+.1f}")
     Console(width=100).print(table)

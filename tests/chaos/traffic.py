@@ -48,14 +48,14 @@ class Traffic:
         self._pool = pool
         self._random = random.Random(seed)
         self._http = httpx.Client(base_url=url, timeout=60)
-        self._clients: tuple[Backend | Browser, ...] = (Backend(pool.producer), Browser(self._http))
+        self._clients: tuple[Backend | GatewayClient, ...] = (Backend(pool.producer), GatewayClient(self._http))
 
     @contextmanager
     def flows(self) -> Iterator[None]:
         """Documents keep coming from both clients for as long as the context lasts."""
         stop, errors = threading.Event(), []
 
-        def keep_coming(client: Backend | Browser) -> None:
+        def keep_coming(client: Backend | GatewayClient) -> None:
             try:
                 while not stop.wait(PAUSE_S):
                     self._one_job(client)
@@ -77,7 +77,7 @@ class Traffic:
     def close(self) -> None:
         self._http.close()
 
-    def _one_job(self, client: Backend | Browser) -> None:
+    def _one_job(self, client: Backend | GatewayClient) -> None:
         document = self._document()
         job_id = self._patiently(lambda: client.submit(document))
         if not document.pages:
@@ -121,7 +121,7 @@ class Backend:
         self._producer.cancel(job_id)
 
 
-class Browser:
+class GatewayClient:
     """A client of the gateway, which has a look at each job that it handed in."""
 
     def __init__(self, http: httpx.Client) -> None:
