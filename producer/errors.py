@@ -8,6 +8,7 @@
     │   ├── UploadTimeout           upload_timeout         408   retryable
     │   ├── NotFinished             not_finished           409   retryable
     │   ├── IdempotencyMismatch     idempotency_mismatch   422
+    │   ├── RequestInProgress       request_in_progress    409   retryable
     │   ├── FetchForbidden          fetch_forbidden        422
     │   └── FetchFailed             fetch_failed           422   retryable
     ├── AdmissionError              the pool takes no more now
@@ -98,6 +99,14 @@ class IdempotencyMismatch(RequestError):
 
     code = "idempotency_mismatch"
     http_status = 422
+
+
+class RequestInProgress(RequestError):
+    """Another request with this idempotency key is being answered."""
+
+    code = "request_in_progress"
+    http_status = 409
+    retryable = True
 
 
 class FetchForbidden(RequestError):

@@ -5,6 +5,8 @@ Keys, below the namespace:
     job:<id>     hash    the job's record, state, counts and times       TTL
     pages:<id>   hash    page number -> outcome (JSON)                   TTL
     spans:<id>   hash    unit -> fence, lane, deaths, worker             TTL, deleted when the job ends
+    key:<digest> hash    an idempotency key -> its job and request       TTL, that of the job
+    busy:<dig.>  string  a request under that key is coming in           TTL
     worker:<n>   string  a live worker's own description                 TTL
     sweeping     string  somebody sweeps in this interval                TTL
     quarantined  string  the one quarantined unit that is being read     TTL
@@ -27,16 +29,28 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 import redis
 from pydantic import TypeAdapter
 
-from producer.errors import Cancelled, DeadlineExceeded, NotFinished, NotFound, PoisonDocument, QueueFull, Unavailable
+from producer.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    IdempotencyMismatch,
+    NotFinished,
+    NotFound,
+    PoisonDocument,
+    QueueFull,
+    RequestInProgress,
+    Unavailable,
+)
+from producer.idempotency import IdempotencyKey
 from producer.job import (
     PREPARE,
     ErrorDetail,
@@ -51,6 +65,7 @@ from producer.job import (
     Span,
     Unit,
 )
+from producer.page_ranges import numbers
 from producer.room import Room
 from producer.settings import Settings
 
@@ -73,8 +88,19 @@ _TEMPORARY = {
 #: takes from its `put` to its job.
 ORPHAN_S = 3600
 
+#: A key is taken for one that is being used for this many seconds at most: whoever died with it holds it no longer.
+BUSY_S = 30
+
 #: Outcomes that are read in one go: Redis answers nobody else meanwhile.
 RESULT_PAGES = 100
+
+
+class AcceptedBefore(Exception):
+    """The idempotency key has brought a job for the same request."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
 
 
 class Refusal(StrEnum):
@@ -202,47 +228,86 @@ class Ledger:
         """
         self._run("expect_blob", blob, _ms(ORPHAN_S))
 
-    def accept(self, job: Job, pages_total: int | None) -> list[Unit]:
-        """Record the job, and return the units to publish.
+    def accept(self, job: Job, document_pages: int | None, key: IdempotencyKey | None = None) -> list[Unit]:
+        """Record the job, and return the units to publish. A key is known for as long as its job is.
 
         Raises:
+            InvalidRequest: the document has none of the pages that were asked for.
+            AcceptedBefore: the key has brought a job for this very request.
+            IdempotencyMismatch: it has brought one for another.
             QueueFull: `max_queued_jobs` jobs are unfinished.
             Unavailable: Redis cannot be reached, is full but for its reserve, or does not get the job to its disk
                 (`durable`).
         """
         with reachable():
             self._room.check()
-        spans = [PREPARE] if pages_total is None else self._spans(pages_total)
+        spans = None if document_pages is None else job.options.spans(document_pages, self.settings.span_pages)
+        units = [PREPARE] if spans is None else [str(span) for span in spans]
         deadline_s = job.options.deadline_s or self.settings.deadline_s
         verdict, lost = self._run_durably(
             "accept",
-            job.id,
-            job.model_dump_json(),
-            job.blob,
-            self.settings.max_queued_jobs,
-            _ms(deadline_s),
-            int(deadline_s + self.settings.result_ttl_s),
-            job.options.lane.value,
-            "" if pages_total is None else pages_total,
-            *spans,
+            json.dumps(
+                {
+                    "id": job.id,
+                    "record": job.model_dump_json(),
+                    "blob": job.blob,
+                    "max_unfinished": self.settings.max_queued_jobs,
+                    "deadline_ms": _ms(deadline_s),
+                    "ttl_s": int(deadline_s + self.settings.result_ttl_s),
+                    "lane": job.options.lane.value,
+                    "pages_total": None if spans is None else sum(span.count for span in spans),
+                    "key": key.name if key else "",
+                    "fingerprint": key.fingerprint if key else "",
+                    "units": units,
+                }
+            ),
         )
-        if lost:
+        if lost and verdict[0] == b"accepted":
             self._end(job.id, JobState.CANCELLED, _CANCELLED)
+            self._forget(key)
+        if lost:
             raise Unavailable(lost)
-        if verdict == b"full":
-            raise QueueFull(f"The pool holds {self.settings.max_queued_jobs} unfinished jobs and takes no more now.")
-        if verdict == b"exists":
-            return []
-        return [(job.id, span, job.options.lane.value) for span in spans]
+        match verdict:
+            case [b"same", job_id]:
+                raise AcceptedBefore(job_id.decode())
+            case [b"mismatch"]:
+                raise IdempotencyMismatch("The idempotency key was used with another document, name or options.")
+            case [b"full"]:
+                most = self.settings.max_queued_jobs
+                raise QueueFull(f"The pool holds {most} unfinished jobs and takes no more now.")
+            case [b"exists"]:
+                return []
+        return [(job.id, unit, job.options.lane.value) for unit in units]
 
-    def _spans(self, pages_total: int) -> list[str]:
-        return [str(span) for span in Span.split(pages_total, self.settings.span_pages)]
+    def _forget(self, key: IdempotencyKey | None) -> None:
+        if key:
+            with reachable():
+                self.redis.delete(f"{self.namespace}:key:{key.name}")
 
-    def plan(self, claim: Claim, pages_total: int) -> list[Unit]:
+    @contextmanager
+    def sole_use(self, name: str) -> Iterator[None]:
+        """Keep others from sending a request under the idempotency key of that name meanwhile.
+
+        Whatever they do, `accept` brings one job: this spares the second one its upload.
+
+        Raises:
+            RequestInProgress: another one is doing so.
+        """
+        note = f"busy:{name}"
+        if not self._run("note", note, "1", _ms(BUSY_S), "1"):
+            raise RequestInProgress("Another request with this idempotency key is being answered.")
+        try:
+            yield
+        finally:
+            with suppress(redis.exceptions.RedisError):  # it goes by itself
+                self.redis.delete(f"{self.namespace}:{note}")
+
+    def plan(self, claim: Claim, spans: Sequence[Span]) -> list[Unit]:
         """Replace the claimed `prepare` by the job's spans, and return the units to publish: none if it came late."""
-        spans, lane = self._spans(pages_total), claim.job.options.lane.value
-        verdict = self._run("plan", claim.job.id, claim.fence, pages_total, lane, *spans)
-        return [(claim.job.id, span, lane) for span in spans] if verdict == b"planned" else []
+        units, lane = [str(span) for span in spans], claim.job.options.lane.value
+        pages_total = sum(span.count for span in spans)
+        verdict = self._run("plan", claim.job.id, claim.fence, pages_total, lane, *units)
+        return [(claim.job.id, unit, lane) for unit in units] if verdict == b"planned" else []
 
     def fail(self, claim: Claim, error: ErrorDetail) -> bool:
         """Fail a job whose pages cannot be counted. False if the claim is no longer this worker's."""
@@ -267,22 +332,13 @@ class Ledger:
         Raises:
             NotFound: there is no such job.
         """
+        return _status(job_id, self._fields(job_id))
+
+    def _fields(self, job_id: str) -> dict[bytes, bytes]:
         found = self._run("status", job_id)
         if not found:
             raise NotFound(f"There is no job {job_id}, or it is gone.")
-        job = _pairs(found)
-        return JobStatus(
-            id=job_id,
-            name=json.loads(job[b"record"])["name"],
-            state=JobState(job[b"state"].decode()),
-            pages_total=_number(job, b"pages_total", int),
-            pages_done=int(job[b"pages_done"]),
-            pages_failed=int(job[b"pages_failed"]),
-            created_at=int(job[b"created"]) / 1000,
-            started_at=_number(job, b"started", _seconds),
-            finished_at=_number(job, b"finished", _seconds),
-            error=ErrorDetail.model_validate_json(job[b"error"]) if b"error" in job else None,
-        )
+        return _pairs(found)
 
     def result(self, job_id: str) -> JobResult:
         """The final job with its pages.
@@ -291,20 +347,21 @@ class Ledger:
             NotFound: there is no such job.
             NotFinished: the job is queued or running.
         """
-        status = self.status(job_id)
+        fields = self._fields(job_id)
+        status = _status(job_id, fields)
         if not status.final:
             raise NotFinished(f"The job is {status.state.value}; its result is there once it has finished.")
-        outcomes = tuple(_OUTCOME.validate_json(outcome) for outcome in self._outcomes(job_id, status.pages_total or 0))
+        pages = islice(numbers(json.loads(fields[b"record"])["options"]["pages"]), status.pages_total or 0)
+        outcomes = tuple(_OUTCOME.validate_json(outcome) for outcome in self._outcomes(job_id, pages))
         if len(outcomes) < status.pages_done + status.pages_failed:
             raise NotFound(f"The job {job_id} is gone.")
         return JobResult(id=job_id, name=status.name, state=status.state, pages=outcomes, error=status.error)
 
-    def _outcomes(self, job_id: str, pages_total: int) -> Iterator[bytes]:
-        """A final job's outcomes in page order. They change no more, so nobody has to wait until all are read."""
-        for first in range(1, pages_total + 1, RESULT_PAGES):
-            pages = [str(page) for page in range(first, min(first + RESULT_PAGES, pages_total + 1))]
+    def _outcomes(self, job_id: str, pages: Iterator[int]) -> Iterator[bytes]:
+        """A final job's outcomes of these pages. They change no more, so nobody has to wait until all are read."""
+        while some := [str(page) for page in islice(pages, RESULT_PAGES)]:
             with reachable():
-                found = cast(list[bytes | None], self.redis.hmget(f"{self.namespace}:pages:{job_id}", pages))
+                found = cast(list[bytes | None], self.redis.hmget(f"{self.namespace}:pages:{job_id}", some))
             yield from filter(None, found)
 
     def job(self, job_id: str) -> Job:
@@ -479,6 +536,21 @@ class Ledger:
             for key, value in zip(keys, values, strict=True)
             if value is not None
         }
+
+
+def _status(job_id: str, job: Mapping[bytes, bytes]) -> JobStatus:
+    return JobStatus(
+        id=job_id,
+        name=json.loads(job[b"record"])["name"],
+        state=JobState(job[b"state"].decode()),
+        pages_total=_number(job, b"pages_total", int),
+        pages_done=int(job[b"pages_done"]),
+        pages_failed=int(job[b"pages_failed"]),
+        created_at=int(job[b"created"]) / 1000,
+        started_at=_number(job, b"started", _seconds),
+        finished_at=_number(job, b"finished", _seconds),
+        error=ErrorDetail.model_validate_json(job[b"error"]) if b"error" in job else None,
+    )
 
 
 def _source(prelude: str, script: str) -> str:

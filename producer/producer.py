@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from producer.blobs import BlobStore, FolderStore
-from producer.errors import InvalidRequest, QueueFull, TooLarge
+from producer.errors import IdempotencyMismatch, InvalidRequest, QueueFull, TooLarge
+from producer.escaping import NAME_CHARS, escaped, shown_name
 from producer.following import follow
+from producer.idempotency import IdempotencyKey
 from producer.job import Job, JobResult, JobStatus, ReadOptions, new_job_id
-from producer.ledger import Ledger
+from producer.ledger import AcceptedBefore, Ledger
 from producer.media import SNIFF_BYTES, sniff
 from producer.queue import Publisher
 from producer.settings import Settings
@@ -37,50 +39,74 @@ class Producer:
         self._publisher = Publisher(self.settings)
 
     def submit(
-        self, document: bytes | Path | str | IO[bytes], options: ReadOptions | None = None, *, name: str | None = None
+        self,
+        document: bytes | Path | str | IO[bytes],
+        options: ReadOptions | None = None,
+        *,
+        name: str | None = None,
+        idempotency_key: str | None = None,
     ) -> JobHandle:
         """Accept a document (its bytes, a file's path, or a file open for reading) and return at once.
 
+        The job keeps the name, without folders and control characters, to be shown; it is never a path.
+
+        Whoever cannot know whether a document was accepted hands it in again under the same `idempotency_key`: for as
+        long as the pool knows the job, it is that one.
+
         Raises:
-            InvalidRequest: there is no such file.
+            InvalidRequest: there is no such file, the name has more than 255 characters, the key is not of printable
+                ASCII characters, or the one page of an image is not among those that were asked for.
+            IdempotencyMismatch: the key was used with another document, name or options.
             UnsupportedMediaType, CorruptDocument, TooLarge: the document can be refused by its first bytes or size.
             QueueFull, Unavailable: the pool takes nothing now.
         """
         options = options or ReadOptions()
         if not isinstance(document, str | Path):
-            return self._submit(document, options, name or "")
+            return self._submit(document, options, name or "", idempotency_key)
         path = Path(document)
         with _opened(path) as file:
-            return self._submit(file, options, path.name if name is None else name)
+            return self._submit(file, options, path.name if name is None else name, idempotency_key)
 
-    def _submit(self, source: bytes | IO[bytes], options: ReadOptions, name: str) -> JobHandle:
+    def _submit(
+        self, source: bytes | IO[bytes], options: ReadOptions, name: str, idempotency_key: str | None
+    ) -> JobHandle:
+        name = shown_name(name)
+        if len(name) > NAME_CHARS:
+            raise InvalidRequest(f"name: at most {NAME_CHARS} characters.")
         head, size_bytes = _look(source)
         media_type = sniff(head)
         if size_bytes > self.settings.max_document_bytes:
             raise TooLarge(
                 f"The document has {size_bytes:,} bytes; at most {self.settings.max_document_bytes:,} are read."
             )
+        key = None if idempotency_key is None else IdempotencyKey.of(idempotency_key, source, name, options)
         job_id = new_job_id()
         job = Job(
             id=job_id,
             blob=job_id,
             media_type=media_type,
             size_bytes=size_bytes,
-            name=name[:255],
+            name=name,
             options=options,
         )
         # Whatever ends this process before the job is accepted, the sweeper finds the blob.
         self.ledger.expect_blob(job.blob)
         self.blobs.put(job.blob, source)
         try:
-            units = self.ledger.accept(job, pages_total=1 if media_type.single_page else None)
-        except QueueFull:
+            units = self.ledger.accept(job, document_pages=1 if media_type.single_page else None, key=key)
+        except AcceptedBefore as before:
+            self._drop_blob(job.blob)
+            return JobHandle(self, before.job_id, replayed=True)
+        except (QueueFull, IdempotencyMismatch, InvalidRequest):
             # After any other error the job may have been accepted all the same, so its blob is left to the sweeper.
-            self.blobs.delete(job.blob)
-            self.ledger.forget_blobs([job.blob])
+            self._drop_blob(job.blob)
             raise
         self._publisher.publish(units)
         return JobHandle(self, job_id)
+
+    def _drop_blob(self, blob: str) -> None:
+        self.blobs.delete(blob)
+        self.ledger.forget_blobs([blob])
 
     def job(self, job_id: str) -> JobHandle:
         """The handle of a job that was submitted before, perhaps by another process."""
@@ -135,6 +161,8 @@ class JobHandle:
 
     producer: Producer
     id: str
+    #: Whether an earlier request under the same idempotency key brought this job.
+    replayed: bool = field(default=False, compare=False)
 
     def status(self) -> JobStatus:
         return self.producer.status(self.id)
@@ -156,7 +184,9 @@ def _opened(path: Path) -> IO[bytes]:
     try:
         return path.open("rb")
     except OSError as error:
-        raise InvalidRequest(f"{path} cannot be read: {error.strerror}.") from error
+        raise InvalidRequest(f"{escaped(str(path))} cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # a path with NUL
+        raise InvalidRequest(f"{escaped(str(path))} cannot be read: {error}.") from error
 
 
 def _look(source: bytes | IO[bytes]) -> tuple[bytes, int]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
 from producer.gateway.documents import Upload
+from producer.idempotency import named
 from producer.job import JobStatus
-from producer.producer import Producer
+from producer.producer import JobHandle, Producer
 
 #: Threads for submissions, which hold or copy documents, and for all other calls, which are short: the first cannot
 #: starve the second.
@@ -35,12 +37,28 @@ class AsyncProducer:
         """Run `function` in a thread, once one is free."""
         return await to_thread.run_sync(function, limiter=self._calls)
 
-    async def submit(self, upload: Upload) -> JobStatus:
-        return await to_thread.run_sync(partial(self._submit, upload), limiter=self._submits)
+    async def submit(self, upload: Upload, idempotency_key: str | None = None) -> tuple[JobHandle, JobStatus]:
+        return await to_thread.run_sync(partial(self._submit, upload, idempotency_key), limiter=self._submits)
 
-    def _submit(self, upload: Upload) -> JobStatus:
+    def _submit(self, upload: Upload, idempotency_key: str | None) -> tuple[JobHandle, JobStatus]:
         with upload.opened() as document:
-            return self.producer.submit(document.source, document.options, name=document.name).status()
+            job = self.producer.submit(
+                document.source, document.options, name=document.name, idempotency_key=idempotency_key
+            )
+            return job, job.status()
+
+    @asynccontextmanager
+    async def sole_use(self, idempotency_key: str | None) -> AsyncIterator[None]:
+        """See `Ledger.sole_use`; without a key, nobody else's request is this one."""
+        if idempotency_key is None:
+            yield
+            return
+        use = self.producer.ledger.sole_use(named(idempotency_key))
+        await self.call(use.__enter__)
+        try:
+            yield
+        finally:
+            await self.call(partial(use.__exit__, None, None, None))
 
     async def status(self, job_id: str) -> JobStatus:
         return await self.call(partial(self.producer.status, job_id))

@@ -6,15 +6,17 @@ import re
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from producer.errors import (
     CorruptDocument,
+    IdempotencyMismatch,
     InvalidRequest,
     NotFinished,
     NotFound,
     QueueFull,
+    RequestInProgress,
     TooLarge,
     Unavailable,
     UnsupportedMediaType,
@@ -39,6 +41,11 @@ async def _known_form(job_id: Annotated[str, Path(description="The job's id.", e
 
 
 JobIdInPath = Annotated[str, Depends(_known_form)]
+
+IdempotencyHeader = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", description="Makes a request that is sent again the same job.", examples=["a-17"]),
+]
 
 
 class JobLinks(BaseModel):
@@ -79,19 +86,30 @@ def _answer(status: JobStatus, *, code: int = 200, headers: dict[str, str] | Non
             "content": {"application/json": {"example": STATUS_EXAMPLE}},
         },
         **responses(
-            InvalidRequest, TooLarge, UnsupportedMediaType, CorruptDocument, UploadTimeout, QueueFull, Unavailable
+            InvalidRequest,
+            IdempotencyMismatch,
+            RequestInProgress,
+            TooLarge,
+            UnsupportedMediaType,
+            CorruptDocument,
+            UploadTimeout,
+            QueueFull,
+            Unavailable,
         ),
     },
 )
-async def submit(request: Request, gateway: TheGateway) -> Response:
+async def submit(request: Request, gateway: TheGateway, idempotency_key: IdempotencyHeader = None) -> Response:
     """Accepts a PDF or an image and returns at once; the pool reads it in the background.
 
     The type is told from the document's first bytes, never from its name. Send it as a form with a `file` and the
     options as fields, or as JSON with the document in base64.
+
+    Send it again under the same `Idempotency-Key` when no answer came: it is one job, for as long as the pool knows it.
     """
-    async with received(request, gateway.settings) as upload:
-        status = await gateway.producer.submit(upload)
-    return _answer(status, code=202, headers={"Location": job_path(status.id)})
+    async with gateway.producer.sole_use(idempotency_key), received(request, gateway.settings) as upload:
+        job, status = await gateway.producer.submit(upload, idempotency_key)
+    headers = {"Location": job_path(status.id), **({"Idempotent-Replayed": "true"} if job.replayed else {})}
+    return _answer(status, code=202, headers=headers)
 
 
 @router.get(

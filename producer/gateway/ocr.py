@@ -75,7 +75,7 @@ async def read(request: Request, gateway: TheGateway) -> Response:
     A document that cannot be read answers its own error.
     """
     async with received(request, gateway.settings, json_too=False) as upload:
-        status = await gateway.producer.submit(upload)
+        _, status = await gateway.producer.submit(upload)
     location = job_path(status.id)
     limit_s = gateway.settings.max_wait_s
     try:

@@ -4,7 +4,7 @@
 local id, now = ARGV[1], now_ms()
 whole(3, 1)
 check_lane(ARGV[4])
-check_units(5)
+check_units(ARGV, 5)
 local state = redis.call('HGET', job_key(id), 'state')
 if not state or FINAL[state] then return 'final' end
 if not holds(id, 'prepare', ARGV[2]) then return 'fenced' end

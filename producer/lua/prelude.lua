@@ -13,6 +13,7 @@ local FINAL = { succeeded = true, partial = true, failed = true, cancelled = tru
 local function job_key(id) return ns .. ':job:' .. id end
 local function spans_key(id) return ns .. ':spans:' .. id end
 local function pages_key(id) return ns .. ':pages:' .. id end
+local function idempotency_key(name) return ns .. ':key:' .. name end
 
 local LANES = { 'interactive', 'bulk', 'quarantine' }
 local function waiting_key(lane) return ns .. ':waiting:' .. lane end
@@ -25,18 +26,19 @@ local function now_ms()
 end
 
 -- Arguments are checked before the first write: a script that fails halfway keeps what it has written.
-local function whole(i, least, most)
-  local number = tonumber(ARGV[i])
+local function check_whole(value, name, least, most)
+  local number = tonumber(value)
   if not number or number ~= math.floor(number) or number < least or number > (most or 1e15) then
-    error('argument ' .. i .. ' must be a whole number in range')
+    error(name .. ' must be a whole number in range')
   end
   return number
 end
+local function whole(i, least, most) return check_whole(ARGV[i], 'argument ' .. i, least, most) end
 local function pages_of(unit) return string.match(unit, '^([1-9]%d*)%+([1-9]%d*)$') end
-local function check_units(first)
-  if #ARGV < first then error('a job has at least one unit') end
-  for i = first, #ARGV do
-    if ARGV[i] ~= 'prepare' and not pages_of(ARGV[i]) then error('argument ' .. i .. ' must be a unit') end
+local function check_units(units, first)
+  if #units < first then error('a job has at least one unit') end
+  for i = first, #units do
+    if units[i] ~= 'prepare' and not pages_of(units[i]) then error('number ' .. i .. ' must be a unit') end
   end
 end
 local function check_lane(lane)
@@ -127,6 +129,8 @@ local function finalise(id, state, error_json, ttl_s, now)
   redis.call('SREM', RUNNING, id)
   redis.call('EXPIRE', key, ttl_s)
   redis.call('EXPIRE', pages_key(id), ttl_s)
+  local name = redis.call('HGET', key, 'key')
+  if name then redis.call('EXPIRE', idempotency_key(name), ttl_s) end
   redis.call('ZADD', GARBAGE, now + ttl_s * 1000, redis.call('HGET', key, 'blob'))
   redis.call('HINCRBY', TOTALS, 'jobs_' .. state, 1)
   publish_event(id)

@@ -7,7 +7,6 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 import pytest
 from rich.console import Console
@@ -54,16 +53,18 @@ class Faults:
         return fault.__name__
 
     def kill_worker(self) -> None:
-        self._replace_younger(signal.SIGKILL)
+        pid = self._younger()
+        self._pool.kill(pid)
+        self._pool.comes_back_without(pid)
 
     def terminate_worker(self) -> None:
-        self._replace_younger(signal.SIGTERM)
+        pid = self._younger()
+        os.kill(pid, signal.SIGTERM)
+        self._pool.comes_back_without(pid)
 
-    def _replace_younger(self, number: signal.Signals) -> None:
-        for pid in set(self._pool.worker_pids()) - {self.elder}:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
-            self._pool.comes_back_without(pid)
+    def _younger(self) -> int:
+        (pid,) = set(self._pool.worker_pids()) - {self.elder}
+        return pid
 
     def freeze_worker(self) -> None:
         pid = self._random.choice(self._pool.worker_pids())
@@ -134,7 +135,7 @@ def unread_as_they_should(chaos: Pool, traffic: Traffic) -> int:
     cancelled = {result.id for result in unread if result.state is JobState.CANCELLED}
     assert cancelled <= traffic.cancelled
     failed = {result.id for result in unread} - cancelled
-    ledger = chaos.producer.ledger
+    ledger = chaos.ledger
     assert failed >= traffic.bad
     for job_id in failed:
         error = ledger.status(job_id).error

@@ -15,7 +15,7 @@ import httpx
 from producer import Producer
 from producer.errors import Unavailable
 from producer.job import Lane, ReadOptions
-from tests.chaos.pool import RETRIES, RETRY_S, Pool, white_pages
+from tests.chaos.pool import RETRIES, RETRY_S, Pool, document
 from tests.documents import png
 
 Returned = TypeVar("Returned")
@@ -92,11 +92,11 @@ class Traffic:
         options = ReadOptions(lane=self._random.choice((Lane.INTERACTIVE, Lane.BULK)))
         kind = self._random.random()
         if kind < BAD:
-            return Document(white_pages(3)[:200], 0, options)
+            return Document(document(3, 0, 0)[:200], 0, options)
         if kind < BAD + SINGLE:
             return Document(png("one page"), 1, options)
         pages = self._random.randint(2, 12)
-        return Document(white_pages(pages), pages, options)
+        return Document(document(pages, 0, 0), pages, options)
 
     def _patiently(self, action: Callable[[], Returned]) -> Returned:
         for _ in range(RETRIES):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import producer
 from producer.errors import Unavailable
 from producer.job import JobState, Lane
 from producer.ledger import Claim, Ledger
@@ -19,19 +22,8 @@ from producer.settings import Settings
 from tests.conftest import assert_every_key_is_owned
 from tests.producer.test_ledger import claimed, lapse, make_job, page_read
 
-SCRIPTS = [
-    "accept",
-    "bury",
-    "claim",
-    "finish_job",
-    "finish_page",
-    "note",
-    "plan",
-    "release",
-    "renew",
-    "status",
-    "sweep",
-]
+#: Every one that there is.
+SCRIPTS = sorted({path.stem for path in Path(producer.__file__).parent.glob("lua/*.lua")} - {"prelude"})
 #: Stand for what the test's job has: its id, and the fences of its claims.
 JOB, FENCE, PREPARE_FENCE = "<job>", "<fence>", "<fence of prepare>"
 JUNK = st.one_of(
@@ -46,6 +38,13 @@ JUNK = st.one_of(
     st.text(max_size=8),
     st.binary(max_size=8),
 )
+
+
+def admission(**changed: object) -> str:
+    """What `accept` is asked, of the right form but for what is `changed`."""
+    form = {"id": "new", "record": "{}", "blob": "blob", "max_unfinished": 9, "deadline_ms": 9, "ttl_s": 9}
+    form |= {"lane": "interactive", "pages_total": 1, "key": "", "fingerprint": "", "units": ["1+1"]}
+    return json.dumps(form | changed)
 
 
 @pytest.fixture
@@ -65,15 +64,33 @@ def test_no_arguments_break_the_ledger(fuzzed: Ledger, script: str) -> None:
     fuzz()
 
 
+def test_no_admission_breaks_the_ledger(fuzzed: Ledger) -> None:
+    fields = st.sampled_from(sorted(json.loads(admission())))
+    values = st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.lists(st.text(max_size=3))
+    )
+
+    @given(changed=st.dictionaries(fields, values, max_size=3))
+    @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    def fuzz(changed: dict[str, object]) -> None:
+        check(fuzzed, "accept", [admission(**changed)])
+
+    fuzz()
+
+
 @pytest.mark.parametrize(
     ("script", "arguments"),
     [
-        ("accept", ["new", "{}", "blob", "9", "9", "a day", "interactive", "1", "1+1"]),
-        ("accept", ["two words", "{}", "blob", "9", "9", "9", "interactive", "1", "1+1"]),
-        ("accept", ["new", "{}", "blob", "9", "9", "9", "express", "1", "1+1"]),
-        ("accept", ["new", "{}", "blob", "9", "9", "9", "interactive", "1"]),
+        ("accept", [admission(ttl_s="a day")]),
+        ("accept", [admission(id="two words")]),
+        ("accept", [admission(lane="express")]),
+        ("accept", [admission(units=[])]),
+        ("accept", [admission(units=None)]),
+        ("accept", [admission(key=None)]),
+        ("accept", [admission(record="[")]),
         ("claim", [JOB, "3+1", "3", "1e12", "gpu1", "9000", "9", "{}", "token"]),
         ("claim", [JOB, "3+1", "3", "1", "gpu1", "soon", "9", "{}", "token"]),
+        ("expect_blob", ["blob", "inf"]),
         ("finish_job", [JOB, "running", "{}", "9", ""]),
         ("finish_job", [JOB, "failed", "{}", "soon", ""]),
         ("finish_page", [JOB, "1+2", FENCE, "3", "{}", "", "9"]),
@@ -107,8 +124,8 @@ def check(ledger: Ledger, script: str, arguments: list[str | bytes]) -> str:
     ledger.namespace = f"t{uuid.uuid4().hex[:12]}"
     job, uncounted = make_job(), make_job()
     ledger.settings = ledger.settings.model_copy(update={"span_pages": 2})
-    ledger.accept(job, pages_total=3)
-    ledger.accept(uncounted, pages_total=None)
+    ledger.accept(job, document_pages=3)
+    ledger.accept(uncounted, document_pages=None)
     claim, counting = claimed(ledger, job, "1+2"), claimed(ledger, uncounted, "prepare")
     subject = uncounted.id if PREPARE_FENCE in arguments else job.id
     known = {JOB: subject, FENCE: str(claim.fence), PREPARE_FENCE: str(counting.fence)}

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from producer.blobs import FolderStore
+from producer.idempotency import named
 from producer.job import JobResult
 from producer.ledger import Ledger
 from producer.settings import Settings
@@ -91,3 +92,48 @@ def test_a_document_of_any_size_arrives_byte_for_byte(settings: Settings, size_b
     with Served(settings) as served:
         job_id = submit(served.http, document)
     assert FolderStore(settings.blob_dir).get(job_id) == document
+
+
+def test_a_request_that_is_sent_again_under_its_key_is_one_job(http: httpx.Client) -> None:
+    def send(document: bytes, key: str = "a-17") -> httpx.Response:
+        return http.post("/v1/jobs", files={"file": ("a.png", document)}, headers={"Idempotency-Key": key})
+
+    first, again = send(PNG), send(PNG)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json()["id"] == again.json()["id"]
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    assert_problem(send(PDF), 422, "idempotency_mismatch")
+    assert_problem(send(PNG, key=""), 422, "invalid_request")
+    assert send(PDF, key="a-18").json()["id"] != first.json()["id"]
+
+
+def test_a_second_request_under_the_key_of_one_that_still_comes_in_is_told_so(
+    http: httpx.Client, ledger: Ledger
+) -> None:
+    headers = {"Idempotency-Key": "a-17"}
+    with ledger.sole_use(named("a-17")):
+        answer = http.post("/v1/jobs", files={"file": ("a.png", PNG)}, headers=headers)
+        assert_problem(answer, 409, "request_in_progress")
+    assert http.post("/v1/jobs", files={"file": ("a.png", PNG)}, headers=headers).status_code == 202
+
+
+def test_some_pages_of_a_document(http: httpx.Client, ledger: Ledger) -> None:
+    # Given a PDF of twelve pages, of which some are asked for, and one more than there are
+    answer = http.post("/v1/jobs", files={"file": ("a.pdf", PDF)}, data={"pages": "11-13,2"})
+    job_id = answer.json()["id"]
+    count_pages(ledger, job_id, 12)
+    assert http.get(f"/v1/jobs/{job_id}").json()["pages_total"] == 3
+    # When those are read
+    read_pages(ledger, job_id, "2+1")
+    read_pages(ledger, job_id, "11+2")
+    # Then the job has succeeded, and its pages have the document's numbers
+    result = http.get(f"/v1/jobs/{job_id}/result").json()
+    assert result["state"] == "succeeded"
+    assert [page["page"] for page in result["pages"]] == [2, 11, 12]
+
+
+def test_pages_that_are_not_there(http: httpx.Client) -> None:
+    for pages in ("2", "0-3"):
+        answer = http.post("/v1/jobs", files={"file": ("a.png", PNG)}, data={"pages": pages})
+        assert assert_problem(answer, 422, "invalid_request")["detail"].startswith("pages: ")

@@ -1,0 +1,50 @@
+"""A request that is sent twice under one key is one job: https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import IO, Self
+
+from producer.errors import InvalidRequest
+from producer.job import ReadOptions
+
+#: Printable ASCII. As a structured field, which the draft asks for and few clients send, it stands in quotes.
+_KEY = re.compile(r'"?([\x20-\x21\x23-\x7e]{1,255})"?')
+
+
+def named(key: str) -> str:
+    """The name under which the ledger keeps the key: a digest, as a client may put anything into it.
+
+    Raises:
+        InvalidRequest: it is empty, too long, or not of printable ASCII characters.
+    """
+    found = _KEY.fullmatch(key)
+    if found is None:
+        raise InvalidRequest("Idempotency-Key: 1 to 255 printable ASCII characters other than quotes.")
+    return hashlib.sha256(found[1].encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class IdempotencyKey:
+    """A key and what it was used for."""
+
+    name: str
+    #: Digest of the document, its name and its options.
+    fingerprint: str
+
+    @classmethod
+    def of(cls, key: str, source: bytes | IO[bytes], name: str, options: ReadOptions) -> Self:
+        """The key of this request. An open file is read from its start, and stands there afterwards.
+
+        Raises:
+            InvalidRequest: the key has not the form of one.
+        """
+        if isinstance(source, bytes):
+            digest = hashlib.sha256(source)
+        else:
+            digest = hashlib.file_digest(source, "sha256")  # type: ignore[arg-type]  # reading is all that it does
+            source.seek(0)
+        digest.update(f"\0{name}\0{options.model_dump_json()}".encode())
+        return cls(named(key), digest.hexdigest())
