@@ -64,6 +64,7 @@ PageRanges = Annotated[
     str, typer.Option("--pages", help="Read these pages alone, such as 2,4-6.", show_default=False, metavar="RANGES")
 ]
 
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Read it anew, even if the same was read a while ago.")]
 Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Write one file a document into this folder.", show_default=False),
@@ -111,10 +112,11 @@ def read(
     orientation: Orientation = False,
     min_score: MinScore = 0.5,
     pages: PageRanges = "",
+    no_cache: NoCache = False,
     embedded: Alone = False,
 ) -> None:
     """Read documents and print their text. Uses the running pool, or starts one for as long as it takes."""
-    options = ReadOptions(orientation=orientation, min_score=min_score, pages=pages)
+    options = ReadOptions(orientation=orientation, min_score=min_score, pages=pages, cache=not no_cache)
     # Before a pool is started for nothing.
     for file in files:
         if not file.is_file():
@@ -267,13 +269,21 @@ def submit(
     orientation: Orientation = False,
     min_score: MinScore = 0.5,
     pages: PageRanges = "",
+    no_cache: NoCache = False,
     lane: Annotated[Lane, typer.Option(help="interactive or bulk.")] = Lane.INTERACTIVE,
     deadline_s: Deadline = None,
 ) -> None:
     """Hand documents to the running pool, and print their jobs' ids."""
     if lane is Lane.QUARANTINE:
         raise typer.BadParameter("the quarantine lane is the pool's own", param_hint="--lane")
-    options = ReadOptions(orientation=orientation, min_score=min_score, pages=pages, lane=lane, deadline_s=deadline_s)
+    options = ReadOptions(
+        orientation=orientation,
+        min_score=min_score,
+        pages=pages,
+        lane=lane,
+        deadline_s=deadline_s,
+        cache=not no_cache,
+    )
     with running_pool() as producer:
         for file in files:
             out.print(producer.submit(file, options).id)

@@ -87,6 +87,10 @@ class ReadOptions(Contract):
         examples=["2,4-6"],
     )
 
+    cache: bool = Field(
+        True, description="Whether what was read of the same document or page a while ago will do, or all is read anew."
+    )
+
     def spans(self, document_pages: int, span_pages: int) -> list[Span]:
         """What is read of a document with so many pages, in spans of at most `span_pages`.
 
@@ -212,6 +216,8 @@ class PageResult(Contract):
     engine: str
     #: Names the models, their files and the runtime that read the page.
     model: str
+    #: Whether it was read for an earlier job, or for another at the same time; the timings are this job's own.
+    cached: bool = False
     timings: Timings
 
 
@@ -236,6 +242,8 @@ class JobStatus(Contract):
     pages_total: int | None = None
     pages_done: int = 0
     pages_failed: int = 0
+    #: Whether its pages are those of another job with the same document.
+    cached: bool = False
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "escaping", "page_ranges", "redis_url"},
     {"job", "settings", "cpus", "backoff", "room"},
-    {"media", "blobs", "idempotency", "ledger", "queue", "logs", "processes", "cards"},
+    {"media", "blobs", "caching", "idempotency", "ledger", "queue", "logs", "processes", "cards"},
     {"following", "plan"},
     {"producer", "workers", "dead"},
     {"embedded", "progress", "printing"},

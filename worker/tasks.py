@@ -128,6 +128,7 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
     """One page from its document's bytes to its outcome in the ledger. False if it must be read again."""
     job = lease.claim.job
     outcome: PageResult | PageFailure
+    pixels = ""
     if lease.lost.is_set():
         return True
     started = time.perf_counter()
@@ -137,7 +138,16 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
             station.engine.passage(job.options, deadline, lease.lost.is_set) as passage,
             station.rasters.page(document, job.media_type, page) as raster,
         ):
-            outcome = passage.read(page, raster, 1000 * (time.perf_counter() - started))
+            read = station.page_cache.read(
+                job,
+                page,
+                raster,
+                passage,
+                1000 * (time.perf_counter() - started),
+                deadline=deadline,
+                cancelled=lease.lost.is_set,
+            )
+            outcome, pixels = read.result, read.pixels
     except JobEnded:
         return True  # The ledger has ended the job, or the sweeper is about to.
     except DeviceFailed:
@@ -150,12 +160,15 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
     except Exception:
         log.exception("page.failed", job_id=job.id, page=page)
         outcome = _failure(page, Internal("The page failed inside the pool."))
-    return _finish(station, lease, outcome)
+    return _finish(station, lease, outcome, pixels)
 
 
-def _finish(station: Station, lease: Lease, outcome: PageResult | PageFailure) -> bool:
-    """Write the outcome. False if the page must be read again, by another worker."""
-    verdict = _patiently(station, lease, partial(station.ledger.finish_page, lease.claim, outcome))
+def _finish(station: Station, lease: Lease, outcome: PageResult | PageFailure, pixels: str = "") -> bool:
+    """Write the outcome, for pages with the same `pixels`, too. False if the page must be read again, by another
+    worker."""
+    reader = station.page_cache.reader
+    write = partial(station.ledger.finish_page, lease.claim, outcome, reader=reader, pixels=pixels)
+    verdict = _patiently(station, lease, write)
     if isinstance(verdict, JobState):
         _count(outcome)
     if verdict in (Refusal.FENCED, Refusal.FINAL) or (isinstance(verdict, JobState) and verdict.final):
@@ -191,7 +204,7 @@ def _count(outcome: PageResult | PageFailure) -> None:
         metrics.PAGES.labels(outcome.error.code).inc()
         return
     metrics.PAGES.labels("read").inc()
-    for stage in ("rasterise", "detect", "recognise"):
+    for stage in ("rasterise",) if outcome.cached else ("rasterise", "detect", "recognise"):
         metrics.STAGE_SECONDS.labels(stage).observe(getattr(outcome.timings, f"{stage}_ms") / 1000)
 
 

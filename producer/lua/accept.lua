@@ -1,7 +1,10 @@
 -- Records a new job, unless the pool is full or has it already. Its units, when its pages are known, or "prepare".
 -- ARGV: the admission (JSON): id, record (JSON text), blob, max_unfinished, deadline_ms (from now), ttl_s (of an
---       unfinished job), lane, pages_total or null, key (idempotency key or ''), fingerprint (of the request), units.
--- Returns {'accepted'}, {'full'}, {'exists'}, {'same', id} where the key has brought a job, or {'mismatch'} where it has
+--       unfinished job), lane, pages_total or null, key (idempotency key or ''), fingerprint (of the request), units,
+--       document (digest for the cache, or ''), source (final job that has its pages, or ''), follows (whether it may
+--       wait for another job with this document), known_s and known_bytes (how long, and up to which size, its own
+--       pages are given to others), result_ttl_s.
+-- Returns {'accepted'}, {'final'} with the pages of `source`, {'follows'}, {'lapsed'} where `source` has them no more, {'full'}, {'exists'}, {'same', id} where the key has brought a job, or {'mismatch'} where it has
 -- brought one for another request.
 local asked = cjson.decode(ARGV[1])
 if type(asked) ~= 'table' then error('an admission is an object') end
@@ -19,17 +22,31 @@ check_lane(lane)
 local total = asked.pages_total ~= cjson.null and number('pages_total', 1)
 if type(asked.units) ~= 'table' then error('units must be a list') end
 check_units(asked.units, 1)
+local document, source, follows = text('document'), text('source'), asked.follows
+local known_s, known_bytes, result_ttl = number('known_s', 0), number('known_bytes', 0), number('result_ttl_s', 0)
 if redis.call('EXISTS', job_key(id)) == 1 then return { 'exists' } end
 if key ~= '' then
   local known = redis.call('HMGET', idempotency_key(key), 'job', 'fingerprint')
   if known[1] and known[2] ~= fingerprint then return { 'mismatch' } end
   if known[1] then return { 'same', known[1] } end
 end
-if redis.call('ZCARD', ACTIVE) >= most then return { 'full' } end
+if source ~= '' and not is_known(source, document) then return { 'lapsed' } end
+if source == '' and redis.call('ZCARD', ACTIVE) >= most then return { 'full' } end
 redis.call('HSET', job_key(id), 'record', record, 'blob', blob, 'state', 'queued', 'created', now,
   'deadline', deadline, 'pages_done', 0, 'pages_failed', 0)
 if total then redis.call('HSET', job_key(id), 'pages_total', total) end
-for _, unit in ipairs(asked.units) do add_unit(id, unit, lane, 0, now) end
+local leader
+if document ~= '' and source == '' then
+  leader = follows and leader_of(document, lane)
+  redis.call('HSET', job_key(id), 'document', document, 'known_s', known_s, 'known_bytes', known_bytes, 'lane', lane)
+  if not leader then redis.call('SET', leader_key(document, lane), id, 'EX', ttl) end
+  if follows and not leader then redis.call('HINCRBY', TOTALS, 'documents_missed', 1) end
+end
+if leader then
+  follow(leader, id, asked.units, lane)
+else
+  for _, unit in ipairs(asked.units) do add_unit(id, unit, lane, 0, now) end
+end
 redis.call('EXPIRE', job_key(id), ttl)
 redis.call('EXPIRE', spans_key(id), ttl)
 if key ~= '' then
@@ -41,4 +58,8 @@ redis.call('ZADD', ACTIVE, deadline, id)
 -- Moved forward when the job ends: a document goes even if no worker is left to end its job.
 redis.call('ZADD', GARBAGE, now + ttl * 1000, blob)
 redis.call('HINCRBY', TOTALS, 'jobs_accepted', 1)
-return { 'accepted' }
+if source ~= '' then
+  adopt(id, source, 'hit', result_ttl, now)
+  return { 'final' }
+end
+return { leader and 'follows' or 'accepted' }

@@ -1,12 +1,19 @@
 #!lua flags=allow-oom
 -- Writes one page's outcome if the fence is current, the job is not final and the page has no outcome.
--- ARGV: id, unit, fence, page, outcome (JSON), its error (JSON) or '', TTL of a final job (s)
+-- ARGV: id, unit, fence, page, outcome (JSON), its error (JSON) or '', TTL of a final job (s); and for the cache:
+--       how the worker reads, digest of the page's pixels, how long it is known (s), or ''
 -- Returns 'fenced', 'final', 'duplicate', 'running' or the final state that this page brought.
 local id = ARGV[1]
 local page, first, count = whole(4, 1), pages_of(ARGV[2])
 if not first or page < tonumber(first) or page >= first + count then error('the page is not of this unit') end
 whole(7, 0)
+local reader, pixels = ARGV[8] or '', ARGV[9] or ''
+local known_s = pixels ~= '' and whole(10, 1)
 local state = redis.call('HGET', job_key(id), 'state')
 if not state or FINAL[state] then return 'final' end
 if not holds(id, ARGV[2], ARGV[3]) then return 'fenced' end
+if redis.call('HEXISTS', pages_key(id), page) == 0 then
+  note_read(id, ARGV[5], reader)
+  if pixels ~= '' then redis.call('SET', pixels_key(pixels), id .. ' ' .. page, 'EX', known_s) end
+end
 return record_page(id, page, ARGV[5], ARGV[6], tonumber(ARGV[7]), now_ms())
