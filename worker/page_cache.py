@@ -24,7 +24,7 @@ import structlog
 from producer.caching import page_digest
 from producer.errors import Cancelled, DeadlineExceeded, Unavailable
 from producer.job import Job, PageResult, Timings
-from producer.ledger import Ledger
+from producer.ledger import Ledger, reachable
 from producer.room import Room
 from producer.settings import Settings
 from worker import metrics
@@ -153,7 +153,8 @@ class PageCache:
 
     def _has_room(self) -> bool:
         try:
-            self._room.check()
+            with reachable():
+                self._room.check()
         except Unavailable:
             return False
         return True

@@ -174,10 +174,11 @@ local function adopt(id, source, how, ttl_s, now)
   local pages, bytes = redis.call('HGETALL', pages_key(source)), 0
   for i = 1, #pages, 2 do
     local outcome = string.gsub(pages[i + 1], '"cached":false', '"cached":true', 1)
-    redis.call('HSET', pages_key(id), pages[i], outcome)
+    redis.call('HSETNX', pages_key(id), pages[i], outcome)
+    redis.call('HINCRBY', job_key(id), 'pages_done', 1)
     bytes = bytes + #outcome
   end
-  redis.call('HSET', job_key(id), 'pages_total', #pages / 2, 'pages_done', #pages / 2, 'cached', 1)
+  redis.call('HSET', job_key(id), 'pages_total', #pages / 2, 'cached', 1)
   redis.call('HINCRBY', TOTALS, 'pages_succeeded', #pages / 2)
   redis.call('HINCRBY', TOTALS, 'documents_' .. how, 1)
   redis.call('HINCRBY', TOTALS, 'cached_bytes', bytes)
