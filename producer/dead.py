@@ -1,6 +1,7 @@
 """Dead letters: what the pool has given up, kept with its reason until somebody looks at it.
 
-Two kinds: pages that took three workers along (`poison_document`), and messages that are not of this pool's contract.
+Three kinds: pages that took three workers along (`poison_document`), messages that are not of this pool's contract, and
+webhooks that no try delivered.
 The ledger keeps the last `KEPT` of them; the document of a page is kept as long as its job's result.
 """
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from producer.errors import InvalidRequest, NotFound
 from producer.ledger import Ledger, reachable
+from producer.outbox import Outbox
 from producer.producer import JobHandle, Producer
 
 #: Dead letters that are kept; the oldest give way.
@@ -27,13 +29,14 @@ class DeadLetter(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str
-    kind: Literal["page", "message"]
+    kind: Literal["page", "message", "webhook"]
     #: Milliseconds since 1970, by the server's clock.
     at_ms: int
     #: The error's code, and one sentence.
     code: str
     reason: str
-    #: Of a page: its job, its unit there, and the name that the producer gave the document.
+    #: Of a page: its job, its unit there, and the name that the producer gave the document. Of a webhook: its job and
+    #: its endpoint.
     job_id: str = ""
     unit: str = ""
     name: str = ""
@@ -77,15 +80,19 @@ class DeadLetters:
             raise _missing(letter_id)
 
     def replay(self, letter_id: str, producer: Producer) -> JobHandle:
-        """Hand the page's document in again, whole and as a new job, and forget the letter.
+        """Hand the page's document in again, whole and as a new job, or send the webhook anew; and forget the letter.
 
         Raises:
-            NotFound: there is no such letter, or its document is gone.
+            NotFound: there is no such letter, or its document or webhook is gone.
             InvalidRequest: it is a message, which would be refused again.
         """
         letter = self.get(letter_id)
         if letter.kind == "message":
             raise InvalidRequest(f"Dead letter {letter_id} is a message that would be refused again; drop it instead.")
+        if letter.kind == "webhook":
+            Outbox(self._ledger).replay(letter.job_id)
+            self.drop(letter_id)
+            return producer.job(letter.job_id)
         job = self._ledger.job(letter.job_id)
         handle = producer.submit(producer.blobs.get(job.blob), name=job.name, options=job.options)
         self.drop(letter_id)

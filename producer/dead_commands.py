@@ -17,7 +17,8 @@ from producer.producer import Producer
 
 commands = typer.Typer(
     name="dead",
-    help="What the pool has given up: pages that took three workers along, and messages that were not its own.",
+    help="What the pool has given up: pages that took three workers along, and messages that were not its own, "
+    "webhooks that no try delivered.",
     no_args_is_help=True,
 )
 Id = Annotated[str, typer.Argument(help="The number that `ocrpool dead list` shows.", show_default=False)]
@@ -64,7 +65,7 @@ def show(letter: Id, format: FormatOption = Format.TEXT) -> None:
 
 @commands.command()
 def replay(letter: Id) -> None:
-    """Hand the page's document in again as a new job, print the job's id, and forget the letter."""
+    """Hand the page's document in again as a new job, or send the webhook anew; print the job's id; forget it."""
     with _letters() as (letters, producer):
         out.print(letters.replay(letter, producer).id)
 
@@ -91,6 +92,8 @@ def _when(letter: DeadLetter) -> str:
 def _what(letter: DeadLetter) -> str:
     if letter.kind == "message":
         return f"a message of {letter.queue or 'a queue'}"
+    if letter.kind == "webhook":
+        return f"the webhook of {letter.job_id}"
     page = letter.unit.partition("+")[0]
     part = f"page {page}" if page.isdigit() else "the pages' number"
     name = letter.name.encode("unicode_escape").decode() if not letter.name.isprintable() else letter.name

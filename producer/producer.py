@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from producer.blobs import BlobStore, FolderStore
-from producer.errors import IdempotencyMismatch, InvalidRequest, QueueFull, TooLarge
+from producer.errors import IdempotencyMismatch, InvalidRequest, QueueFull, TooLarge, Unavailable, naming
 from producer.following import follow
 from producer.idempotency import IdempotencyKey
 from producer.job import Job, JobResult, JobStatus, ReadOptions, new_job_id
@@ -18,6 +20,9 @@ from producer.ledger import AcceptedBefore, Ledger
 from producer.media import SNIFF_BYTES, sniff
 from producer.queue import Publisher
 from producer.settings import Settings
+
+if TYPE_CHECKING:
+    from producer.fetching import Fetcher
 
 
 class Producer:
@@ -45,23 +50,43 @@ class Producer:
         name: str | None = None,
         idempotency_key: str | None = None,
     ) -> JobHandle:
-        """Accept a document (its bytes, a file's path, or a file open for reading) and return at once.
+        """Accept a document (its bytes, a file's path, or a file open for reading) and return at once; one at an
+        `https://` address is fetched first.
 
         Whoever cannot know whether a document was accepted hands it in again under the same `idempotency_key`: for as
         long as the pool knows the job, it is that one.
 
         Raises:
+            FetchForbidden, FetchFailed: the address, or that of the webhook, must not be reached; there is no document.
             InvalidRequest: there is no such file, or the key is not of printable ASCII characters.
             IdempotencyMismatch: the key was used with another document, name or options.
             UnsupportedMediaType, CorruptDocument, TooLarge: the document can be refused by its first bytes or size.
             QueueFull, Unavailable: the pool takes nothing now.
         """
         options = options or ReadOptions()
+        if options.webhook_url is not None:
+            with naming("webhook_url"):
+                self._fetcher.target(options.webhook_url)
+        if isinstance(document, str) and document.startswith(("https://", "http://")):
+            with ExitStack() as held:
+                with naming("url"):
+                    if name is None:
+                        name = self._fetcher.target(document).name
+                    file = held.enter_context(self._fetcher.get(document))
+                return self._submit(file, options, name, idempotency_key)
         if not isinstance(document, str | Path):
             return self._submit(document, options, name or "", idempotency_key)
         path = Path(document)
         with _opened(path) as file:
             return self._submit(file, options, path.name if name is None else name, idempotency_key)
+
+    @cached_property
+    def _fetcher(self) -> Fetcher:
+        try:
+            from producer.fetching import Fetcher
+        except ModuleNotFoundError as error:
+            raise Unavailable("Addresses need httpx: pip install 'ocrpool[gateway]'.") from error
+        return Fetcher(self.settings)
 
     def _submit(
         self, source: bytes | IO[bytes], options: ReadOptions, name: str, idempotency_key: str | None

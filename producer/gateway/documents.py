@@ -11,9 +11,9 @@ from asyncio import timeout
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -38,17 +38,30 @@ JSON_HINT = ", the most that JSON may carry (OCRPOOL_MAX_JSON_DOCUMENT_BYTES); s
 class JobRequest(Contract):
     """A document in JSON. Multipart spares the third that base64 adds, and the memory."""
 
-    document: str = Field(description="The document's bytes in base64.", examples=["JVBERi0xLjcK..."])
+    document: str | None = Field(None, description="The document's bytes in base64.", examples=["JVBERi0xLjcK..."])
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where the document is fetched from, instead of `document`.",
+        examples=["https://files.example.com/invoice.pdf"],
+    )
     name: str = Field("", max_length=NAME_CHARS, description="Shown with the job, never used as a path.")
     options: ReadOptions = ReadOptions()
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if (self.document is None) == (self.url is None):
+            raise ValueError("give the document either as `document` or as `url`")
+        return self
 
 
 @dataclass(frozen=True)
 class Document:
-    """What the producer is given: the bytes or an open file with them, a name, and how to read it."""
+    """What the producer is given: the bytes, an open file with them or their address; a name, and how to read it."""
 
-    source: bytes | IO[bytes]
-    name: str
+    source: bytes | IO[bytes] | str
+    #: None for the one that the address suggests.
+    name: str | None
     options: ReadOptions
 
 
@@ -85,10 +98,14 @@ class JsonUpload:
     too_large: TooLarge
 
     def opened(self) -> AbstractContextManager[Document]:
+        self.body.seek(0)
         try:
             asked = JobRequest.model_validate_json(self.body.read())
         except ValidationError as error:
             raise invalid(error.errors(include_url=False)) from error
+        if asked.document is None:
+            assert asked.url is not None
+            return nullcontext(Document(asked.url, shown_name(asked.name) or None, asked.options))
         try:
             source = base64.b64decode(asked.document, validate=True)
         except (binascii.Error, ValueError) as error:
@@ -139,7 +156,6 @@ async def _receive(request: Request, settings: Settings, json_too: bool) -> Asyn
         with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as body:
             async for chunk in bounded.stream():
                 body.write(chunk)
-            body.seek(0)
             yield JsonUpload(body, max_bytes, too_large)
     else:
         forms = "multipart/form-data or application/json" if json_too else "multipart/form-data"

@@ -7,12 +7,14 @@ local ns = KEYS[1]
 local LEASES, ACTIVE, RUNNING = ns .. ':leases', ns .. ':active', ns .. ':running'
 local TOTALS, GARBAGE, EVENTS = ns .. ':totals', ns .. ':garbage', ns .. ':events'
 local DEAD = ns .. ':dead'
+local OUTBOX, DELIVERIES = ns .. ':outbox', ns .. ':deliveries'
 local FRONTIER, SWEEPS = ns .. ':frontier', ns .. ':sweeps'
 local FINAL = { succeeded = true, partial = true, failed = true, cancelled = true, expired = true }
 
 local function job_key(id) return ns .. ':job:' .. id end
 local function spans_key(id) return ns .. ':spans:' .. id end
 local function pages_key(id) return ns .. ':pages:' .. id end
+local function delivery_key(id) return ns .. ':delivery:' .. id end
 local function idempotency_key(name) return ns .. ':key:' .. name end
 
 local LANES = { 'interactive', 'bulk', 'quarantine' }
@@ -44,6 +46,10 @@ end
 local function check_lane(lane)
   for _, known in ipairs(LANES) do if lane == known then return end end
   error('there is no such lane')
+end
+
+local function check_url(url)
+  if not string.match(url, '^https?://[^/?#]+') then error('a webhook goes to a URL') end
 end
 
 -- Whether the fence is that of the unit's holder. 0 is the fence of a unit that nobody has held.
@@ -112,6 +118,36 @@ local function next_quarantined(now)
   return { { id, unit, 'quarantine' } }
 end
 
+-- A webhook's record is kept this long after its last change.
+local DELIVERY_TTL_S = 7 * 86400
+
+-- Of those that share an origin, one that takes long makes the others wait; an endpoint that wants no more gets no more.
+local function slow_key(url) return ns .. ':slow:' .. redis.sha1hex(string.match(url, '^%a+://[^/?#]+')) end
+local function disabled_key(url) return ns .. ':disabled:' .. redis.sha1hex(string.match(url, '^[^?#]+')) end
+
+-- Puts the webhook of a job that has just ended into the outbox, if it is to have one.
+local function post_webhook(id, state, now)
+  local v = redis.call('HMGET', job_key(id), 'webhook', 'pages_total', 'pages_done', 'pages_failed', 'error', 'record')
+  if not v[1] then return end
+  redis.call('HSET', delivery_key(id), 'url', v[1], 'state', 'pending', 'attempts', 0, 'outcome', '', 'ended', now,
+    'job_state', state, 'pages_total', v[2] or '', 'pages_done', v[3], 'pages_failed', v[4], 'error', v[5] or '',
+    'name', tostring(cjson.decode(v[6]).name or ''))
+  redis.call('EXPIRE', delivery_key(id), DELIVERY_TTL_S)
+  redis.call('ZADD', OUTBOX, now, id)
+  redis.call('ZADD', DELIVERIES, now, id)
+  redis.call('ZREMRANGEBYRANK', DELIVERIES, 0, -10001)
+end
+
+-- Gives a webhook up.
+local function end_delivery(id, url, outcome, now)
+  redis.call('HSET', delivery_key(id), 'state', 'dead', 'outcome', outcome)
+  redis.call('EXPIRE', delivery_key(id), DELIVERY_TTL_S)
+  redis.call('ZREM', OUTBOX, id)
+  redis.call('HINCRBY', TOTALS, 'webhooks_failed', 1)
+  bury({ kind = 'webhook', job_id = id, name = string.match(url, '^[^?#]+'), code = 'webhook_failed',
+    reason = outcome }, now)
+end
+
 -- Ends the job unless it has ended: frees its units, starts its keys' last TTL, tells whoever waits.
 local function finalise(id, state, error_json, ttl_s, now)
   local key = job_key(id)
@@ -133,6 +169,7 @@ local function finalise(id, state, error_json, ttl_s, now)
   if name then redis.call('EXPIRE', idempotency_key(name), ttl_s) end
   redis.call('ZADD', GARBAGE, now + ttl_s * 1000, redis.call('HGET', key, 'blob'))
   redis.call('HINCRBY', TOTALS, 'jobs_' .. state, 1)
+  post_webhook(id, state, now)
   publish_event(id)
   return true
 end

@@ -30,8 +30,11 @@ SCRIPTS = [
     "plan",
     "release",
     "renew",
+    "replay_delivery",
+    "settle_delivery",
     "status",
     "sweep",
+    "take_delivery",
 ]
 #: Stand for what the test's job has: its id, and the fences of its claims.
 JOB, FENCE, PREPARE_FENCE = "<job>", "<fence>", "<fence of prepare>"
@@ -52,7 +55,7 @@ JUNK = st.one_of(
 def admission(**changed: object) -> str:
     """What `accept` is asked, of the right form but for what is `changed`."""
     form = {"id": "new", "record": "{}", "blob": "blob", "max_unfinished": 9, "deadline_ms": 9, "ttl_s": 9}
-    form |= {"lane": "interactive", "pages_total": 1, "key": "", "fingerprint": "", "units": ["1+1"]}
+    form |= {"lane": "interactive", "pages_total": 1, "key": "", "fingerprint": "", "webhook": "", "units": ["1+1"]}
     return json.dumps(form | changed)
 
 
@@ -105,6 +108,11 @@ def test_no_admission_breaks_the_ledger(fuzzed: Ledger) -> None:
         ("finish_page", [JOB, "1+2", FENCE, "1", "{}", "", "soon"]),
         ("plan", [JOB, PREPARE_FENCE, "many", "interactive", "1+1"]),
         ("renew", ["9000", JOB, "1+2"]),
+        ("accept", [admission(webhook="example.com")]),
+        ("settle_delivery", [JOB, "1", "perhaps", "0", "", "0", "0"]),
+        ("settle_delivery", [JOB, "1", "again", "soon", "", "0", "0"]),
+        ("take_delivery", ["soon", "200", "[]"]),
+        ("take_delivery", ["30000", "200", "{"]),
         ("sweep", ["200", "0", "9", "{}", "no JSON", "q.", "9000"]),
     ],
 )
