@@ -25,6 +25,7 @@ import httpx
 
 from producer.addresses import AllowList, literal, normal, resolved
 from producer.errors import FetchFailed, FetchForbidden, InvalidRequest, TooLarge, Unavailable
+from producer.escaping import NAME_CHARS, shown_name
 from producer.settings import Settings
 
 CONNECT_S = 5.0
@@ -94,8 +95,7 @@ class Target:
     @property
     def name(self) -> str:
         """What the document at this address may be called."""
-        last = unquote(self.url.raw_path.decode("ascii").partition("?")[0].rpartition("/")[2])
-        return "".join(char for char in last if char.isprintable() and char not in "/\\")[:255]
+        return shown_name(unquote(self.url.raw_path.decode("ascii").partition("?")[0]))[:NAME_CHARS]
 
 
 def _refusal(host: str, plain: bool) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from producer.embedded import running_pool
 from producer.errors import InvalidRequest, Unavailable
+from producer.escaping import escaped
 from producer.logs import configure_logs
 from producer.outbox import Delivery, DeliveryState, Outbox
 from producer.printing import Format, aligned, count, err, out
@@ -42,9 +43,8 @@ def list_all(
 def _row(delivery: Delivery) -> tuple[str, ...]:
     ended = datetime.fromtimestamp(delivery.ended_at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     # What follows the path may be a secret of the receiver's.
-    endpoint = delivery.url.partition("?")[0].encode("unicode_escape").decode()
-    outcome = delivery.outcome.encode("unicode_escape").decode()
-    return delivery.job_id, ended, delivery.state.value, str(delivery.attempts), endpoint, outcome
+    endpoint = escaped(delivery.url.partition("?")[0])
+    return delivery.job_id, ended, delivery.state.value, str(delivery.attempts), endpoint, escaped(delivery.outcome)
 
 
 @commands.command()
