@@ -60,13 +60,13 @@ class Target:
         """Check all that can be without a name server.
 
         Raises:
-            InvalidRequest: it is no URL.
-            FetchForbidden: its scheme, host or port is not one that is fetched from, or it carries credentials.
+            FetchForbidden: it is no URL, its scheme, host or port is not one that is fetched from, or it carries
+                credentials.
         """
         try:
             url = httpx.URL(text)
         except httpx.InvalidURL as error:
-            raise InvalidRequest("The address is no URL.") from error
+            raise FetchForbidden("The address is no URL that is fetched from.") from error
         host, plain = url.raw_host.decode("ascii"), url.scheme == "http"
         if url.scheme not in ("https", "http") or not host:
             raise FetchForbidden("Only https:// addresses are fetched from.")
@@ -132,7 +132,7 @@ class Fetcher:
     """Sends requests to addresses that others have named. Safe to share between threads.
 
     Each method raises:
-        InvalidRequest: the address is no URL.
+        InvalidRequest: the address is too long.
         FetchForbidden: the address, or one that it redirects to, must not be reached; nothing was sent there.
         FetchFailed: it cannot be reached, is too slow or does not answer as it should.
     """

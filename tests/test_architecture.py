@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
-    {"errors", "escaping"},
-    {"addresses", "job", "settings", "cpus", "backoff", "room"},
+    {"errors", "escaping", "page_ranges"},
+    {"addresses", "job", "settings", "cpus", "backoff", "room", "idempotency"},
     {"media", "blobs", "ledger", "queue", "logs", "processes", "cards", "fetching"},
     {"following", "plan", "outbox"},
     {"producer", "workers", "dead", "webhooks"},
