@@ -225,7 +225,9 @@ class Fetcher:
         try:
             # A pool of its own for each request: a connection that was checked for one serves no other.
             with (
-                httpcore.ConnectionPool(ssl_context=self._tls, network_backend=network) as pool,
+                httpcore.ConnectionPool(
+                    ssl_context=None if target.plain else self._tls, network_backend=network
+                ) as pool,
                 pool.stream(method, url, headers=list(named.items()), content=body or None) as response,
             ):
                 yield response
