@@ -17,7 +17,8 @@ Keys, below the namespace:
     garbage      zset    blobs by the time they go                       the sweeper removes members with their blobs
     frontier     hash    how far each lane's queue has come              kept for ever, of fixed size
     sweeps       hash    when the sweeper looked last                    kept for ever, of fixed size
-    outbox       zset    webhooks by the time of their next try          a member leaves when delivered or given up
+    outbox       zset    origins by the time of their next webhook       a member leaves with the last of them
+    outbox:<sha> zset    an origin's webhooks by their next try          TTL; a member leaves when delivered or given up
     deliveries   zset    webhooks by their job's end                     kept for ever, the last 10,000
     delivery:<i> hash    a job's webhook, and how its tries went         TTL
     slow:<sha>   hash    an origin that takes long, and its rest         TTL
@@ -492,13 +493,26 @@ class Ledger:
 
     # Webhooks: see `producer.outbox`
 
-    def take_delivery(self, lease_s: float, busy: Collection[str]) -> tuple[str, int, dict[str, str]] | None:
-        """A webhook that is due, for `lease_s`, unless its origin is `busy`: its job, a fence and its record."""
+    def outbox(self) -> list[str]:
+        """The jobs whose webhooks are to be sent."""
+        with reachable(), self.redis.pipeline(transaction=False) as pipe:
+            for queue in self._outboxes():
+                pipe.zrange(queue, 0, -1)
+            return [job_id.decode() for jobs in pipe.execute() for job_id in jobs]
+
+    def _outboxes(self) -> list[str]:
+        origins = cast(list[bytes], self.redis.zrange(f"{self.namespace}:outbox", 0, -1))
+        return [f"{self.namespace}:outbox:{origin.decode()}" for origin in origins]
+
+    def take_delivery(self, lease_s: float, busy: Collection[str]) -> tuple[str, str, int, dict[str, str]] | None:
+        """A webhook that is due, for `lease_s`, unless its origin is `busy`: its job, its origin's name in the ledger,
+        a fence and its record."""
         found = self._run("take_delivery", _ms(lease_s), TAKE_LOOKS, json.dumps(list(busy)))
         if not found:
             return None
-        job_id, fence, *record = found
-        return job_id.decode(), fence, {name.decode(): value.decode() for name, value in _pairs(record).items()}
+        job_id, origin, fence, *record = found
+        fields = {name.decode(): value.decode() for name, value in _pairs(record).items()}
+        return job_id.decode(), origin.decode(), fence, fields
 
     def settle_delivery(
         self, job_id: str, fence: int, verdict: str, outcome: str, *, delay_s: float, slow: bool, disabled: bool
@@ -523,17 +537,19 @@ class Ledger:
     def backlog(self) -> dict[str, int]:
         """Jobs `unfinished` and `running`, units `leased`, each lane's units `waiting_<l>` and messages `queue_<l>`;
         `webhooks` to be sent."""
-        names = ["unfinished", "running", "leased", "webhooks"]
+        names = ["unfinished", "running", "leased"]
         with reachable(), self.redis.pipeline(transaction=False) as pipe:
             pipe.zcard(f"{self.namespace}:active")
             pipe.scard(f"{self.namespace}:running")
             pipe.zcard(f"{self.namespace}:leases")
-            pipe.zcard(f"{self.namespace}:outbox")
             for lane in Lane:
                 names += [f"waiting_{lane.value}", f"queue_{lane.value}"]
                 pipe.zcard(f"{self.namespace}:waiting:{lane.value}")
                 pipe.llen(f"{self.namespace}.{lane.value}")
-            return dict(zip(names, pipe.execute(), strict=True))
+            for queue in self._outboxes():
+                pipe.zcard(queue)
+            counts = pipe.execute()
+        return {**dict(zip(names, counts, strict=False)), "webhooks": sum(counts[len(names) :])}
 
     def messages(self, queues: Collection[str]) -> int:
         """How many messages wait in these queues."""

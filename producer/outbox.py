@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self, cast
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
@@ -65,12 +64,6 @@ class Delivery(BaseModel):
         """One a job, whatever is sent twice."""
         return f"msg_{self.job_id.removeprefix('job_')}"
 
-    @property
-    def origin(self) -> str:
-        """Scheme, host and port: those that are slow are slow together."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc}"
-
     def event(self, public_url: str) -> dict[str, Any]:
         """What the receiver is told, the same at each try. Links begin with `public_url`."""
         path = f"{public_url.rstrip('/')}/v1/jobs/{self.job_id}"
@@ -88,6 +81,17 @@ class Delivery(BaseModel):
                 "links": {"self": path, "result": f"{path}/result"},
             },
         }
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A webhook that is this sender's for `LEASE_S`."""
+
+    delivery: Delivery
+    #: Scheme, host and port, as the ledger calls them: what is slow there is slow together.
+    origin: str
+    #: By which it is settled: that of the latest sender counts.
+    fence: int
 
 
 @dataclass(frozen=True)
@@ -110,22 +114,21 @@ class Outbox:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def take(self, busy: Collection[str] = ()) -> tuple[Delivery, int] | None:
-        """A webhook that is due, unless its origin is `busy`, with the fence to settle it by; no other takes it for
-        `LEASE_S`."""
+    def take(self, busy: Collection[str] = ()) -> Taken | None:
+        """A webhook that is due, unless its origin is `busy`."""
         found = self._ledger.take_delivery(LEASE_S, busy)
         if found is None:
             return None
-        job_id, fence, record = found
-        return Delivery.of(job_id, record), fence
+        job_id, origin, fence, record = found
+        return Taken(Delivery.of(job_id, record), origin, fence)
 
-    def settle(self, delivery: Delivery, fence: int, verdict: Verdict) -> bool:
+    def settle(self, taken: Taken, verdict: Verdict) -> bool:
         """Write how the try went. False if another has taken or settled the webhook meanwhile."""
         word = "again" if verdict.state is DeliveryState.PENDING else verdict.state.value
         return (
             self._ledger.settle_delivery(
-                delivery.job_id,
-                fence,
+                taken.delivery.job_id,
+                taken.fence,
                 word,
                 verdict.outcome,
                 delay_s=verdict.delay_s,
@@ -139,9 +142,8 @@ class Outbox:
         """Those that wait, and the last 10,000; the newest first."""
         namespace, redis = self._ledger.namespace, self._ledger.redis
         with reachable():
-            waiting = cast(list[bytes], redis.zrange(f"{namespace}:outbox", 0, -1))
             known = cast(list[bytes], redis.zrange(f"{namespace}:deliveries", 0, -1))
-        found = self._read(job_id.decode() for job_id in dict.fromkeys([*known, *waiting]))
+        found = self._read(dict.fromkeys([*(job_id.decode() for job_id in known), *self._ledger.outbox()]))
         return sorted(found, key=lambda delivery: -delivery.ended_at)
 
     def _read(self, job_ids: Iterable[str]) -> list[Delivery]:

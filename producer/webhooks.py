@@ -24,7 +24,7 @@ from standardwebhooks import Webhook
 from producer.errors import OcrpoolError, Unavailable
 from producer.fetching import Answer, Fetcher
 from producer.ledger import Ledger
-from producer.outbox import TIMEOUT_S, Delivery, DeliveryState, Outbox, Verdict
+from producer.outbox import TIMEOUT_S, Delivery, DeliveryState, Outbox, Taken, Verdict
 from producer.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -110,6 +110,8 @@ class Deliverer:
         self._clock = clock
         self._chance = chance
         self._stopping = threading.Event()
+        #: Set when one has been sent: its origin may be busy no more.
+        self._free = threading.Event()
         most = max(1, settings.webhook_deliveries)
         self._share = max(1, most // SHARE)
         self._slots = threading.BoundedSemaphore(most)
@@ -124,6 +126,7 @@ class Deliverer:
     def stop(self) -> None:
         """Take no more. Returns at once; `join` waits for what is under way, up to `TIMEOUT_S`."""
         self._stopping.set()
+        self._free.set()
 
     def join(self) -> None:
         self._thread.join()
@@ -131,9 +134,12 @@ class Deliverer:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            if self._slots.acquire(timeout=POLL_S) and not self._send_next():
+            if not self._slots.acquire(timeout=POLL_S):
+                continue
+            self._free.clear()
+            if not self._send_next():
                 self._slots.release()
-                self._stopping.wait(POLL_S)
+                self._free.wait(POLL_S)
 
     def _send_next(self) -> bool:
         """Begin to send one; False if none is due. The caller has a slot for it."""
@@ -150,26 +156,29 @@ class Deliverer:
         if taken is None:
             return False
         with self._lock:
-            self._under_way[taken[0].origin] += 1
-        self._senders.submit(self._send_and_free, *taken)
+            self._under_way[taken.origin] += 1
+        self._senders.submit(self._send_and_free, taken)
         return True
 
-    def _send_and_free(self, delivery: Delivery, fence: int) -> None:
+    def _send_and_free(self, taken: Taken) -> None:
+        job_id = taken.delivery.job_id
         try:
-            self.send(delivery, fence)
+            self.send(taken)
         except Unavailable as error:
             # It comes up again once its lease is over.
-            log.warning("webhook.not_settled", job=delivery.job_id, error=str(error))
+            log.warning("webhook.not_settled", job=job_id, error=str(error))
         except Exception:
-            log.exception("webhook.not_sent", job=delivery.job_id)
+            log.exception("webhook.not_sent", job=job_id)
         finally:
             with self._lock:
-                self._under_way[delivery.origin] -= 1
+                self._under_way[taken.origin] -= 1
                 self._under_way += Counter()  # Those at 0 go.
             self._slots.release()
+            self._free.set()
 
-    def send(self, delivery: Delivery, fence: int) -> Verdict:
+    def send(self, taken: Taken) -> Verdict:
         """Try once, and write how it went. Raises `Unavailable` when that cannot be written."""
+        delivery = taken.delivery
         body = json.dumps(delivery.event(self._settings.public_url), ensure_ascii=False, separators=(",", ":"))
         began = time.monotonic()
         answer: Answer | OcrpoolError
@@ -179,7 +188,7 @@ class Deliverer:
         except OcrpoolError as error:
             answer = error
         verdict = judge(delivery, answer, time.monotonic() - began, now=self._clock(), chance=self._chance)
-        self._outbox.settle(delivery, fence, verdict)
+        self._outbox.settle(taken, verdict)
         log.info("webhook.tried", job=delivery.job_id, state=verdict.state.value, outcome=verdict.outcome)
         return verdict
 

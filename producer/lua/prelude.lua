@@ -118,12 +118,30 @@ local function next_quarantined(now)
   return { { id, unit, 'quarantine' } }
 end
 
--- A webhook's record is kept this long after its last change.
-local DELIVERY_TTL_S = 7 * 86400
+-- A webhook's record is kept this long after its last change; a queue of them longer than any of its members.
+local DELIVERY_TTL_S, DELIVERIES_TTL_S = 7 * 86400, 30 * 86400
 
--- Of those that share an origin, one that takes long makes the others wait; an endpoint that wants no more gets no more.
-local function slow_key(url) return ns .. ':slow:' .. redis.sha1hex(string.match(url, '^%a+://[^/?#]+')) end
+-- Webhooks queue by origin (scheme, host, port), so that an endpoint that takes long keeps no other waiting.
+local function origin_of(url) return redis.sha1hex(string.match(url, '^https?://[^/?#]+')) end
+local function slow_key(origin) return ns .. ':slow:' .. origin end
+local function outbox_key(origin) return ns .. ':outbox:' .. origin end
+-- An endpoint is what stands before the query, which differs from job to job.
 local function disabled_key(url) return ns .. ':disabled:' .. redis.sha1hex(string.match(url, '^[^?#]+')) end
+
+-- Sets when the origin is looked at next: when the first of its webhooks is due, and its rest is over.
+local function set_due(origin)
+  local first = redis.call('ZRANGE', outbox_key(origin), 0, 0, 'WITHSCORES')
+  if not first[1] then return redis.call('ZREM', OUTBOX, origin) end
+  local rest = tonumber(redis.call('HGET', slow_key(origin), 'until')) or 0
+  return redis.call('ZADD', OUTBOX, math.max(rest, tonumber(first[2])), origin)
+end
+
+local function post(id, url, due)
+  local origin = origin_of(url)
+  redis.call('ZADD', outbox_key(origin), due, id)
+  redis.call('EXPIRE', outbox_key(origin), DELIVERIES_TTL_S)
+  set_due(origin)
+end
 
 -- Puts the webhook of a job that has just ended into the outbox, if it is to have one.
 local function post_webhook(id, state, now)
@@ -133,19 +151,22 @@ local function post_webhook(id, state, now)
     'job_state', state, 'pages_total', v[2] or '', 'pages_done', v[3], 'pages_failed', v[4], 'error', v[5] or '',
     'name', tostring(cjson.decode(v[6]).name or ''))
   redis.call('EXPIRE', delivery_key(id), DELIVERY_TTL_S)
-  redis.call('ZADD', OUTBOX, now, id)
   redis.call('ZADD', DELIVERIES, now, id)
   redis.call('ZREMRANGEBYRANK', DELIVERIES, 0, -10001)
+  post(id, v[1], now)
 end
 
--- Gives a webhook up.
-local function end_delivery(id, url, outcome, now)
-  redis.call('HSET', delivery_key(id), 'state', 'dead', 'outcome', outcome)
+-- Takes a webhook out of the outbox for good: 'delivered' or 'dead'.
+local function end_delivery(id, url, state, outcome, now)
+  redis.call('HSET', delivery_key(id), 'state', state, 'outcome', outcome)
   redis.call('EXPIRE', delivery_key(id), DELIVERY_TTL_S)
-  redis.call('ZREM', OUTBOX, id)
-  redis.call('HINCRBY', TOTALS, 'webhooks_failed', 1)
-  bury({ kind = 'webhook', job_id = id, name = string.match(url, '^[^?#]+'), code = 'webhook_failed',
-    reason = outcome }, now)
+  redis.call('ZREM', outbox_key(origin_of(url)), id)
+  set_due(origin_of(url))
+  redis.call('HINCRBY', TOTALS, state == 'dead' and 'webhooks_failed' or 'webhooks_delivered', 1)
+  if state == 'dead' then
+    bury({ kind = 'webhook', job_id = id, name = string.match(url, '^[^?#]+'), code = 'webhook_failed',
+      reason = outcome }, now)
+  end
 end
 
 -- Ends the job unless it has ended: frees its units, starts its keys' last TTL, tells whoever waits.

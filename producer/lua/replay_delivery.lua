@@ -5,6 +5,6 @@ if not url then return 'gone' end
 redis.call('HSET', delivery_key(id), 'state', 'pending', 'attempts', 0)
 redis.call('HINCRBY', delivery_key(id), 'fence', 1)
 redis.call('EXPIRE', delivery_key(id), DELIVERY_TTL_S)
-redis.call('DEL', slow_key(url), disabled_key(url))
-redis.call('ZADD', OUTBOX, now_ms(), id)
+redis.call('DEL', slow_key(origin_of(url)), disabled_key(url))
+post(id, url, now_ms())
 return 'replayed'

@@ -5,7 +5,7 @@
 -- Returns 'gone', 'final' (it is settled), 'fenced' or 'settled'.
 local id, verdict, now = ARGV[1], ARGV[3], now_ms()
 if verdict ~= 'delivered' and verdict ~= 'again' and verdict ~= 'dead' then error('a try does not end so') end
-local delay = whole(4, 0, 30 * 86400000)
+local delay = whole(4, 0, 10 * 86400000)
 local v = redis.call('HMGET', delivery_key(id), 'url', 'state', 'fence')
 local url = v[1]
 if not url then return 'gone' end
@@ -14,7 +14,8 @@ if verdict ~= 'delivered' and v[3] ~= ARGV[2] then return 'fenced' end
 redis.call('HINCRBY', delivery_key(id), 'attempts', 1)
 
 -- Each time in a row, the rest of an origin that takes long is twice as long: 5 s to 5 min.
-local slow = slow_key(url)
+local origin = origin_of(url)
+local slow = slow_key(origin)
 if ARGV[6] ~= '1' then
   redis.call('DEL', slow)
 elseif (tonumber(redis.call('HGET', slow, 'until')) or 0) <= now then
@@ -24,16 +25,11 @@ elseif (tonumber(redis.call('HGET', slow, 'until')) or 0) <= now then
 end
 if ARGV[7] == '1' then redis.call('SET', disabled_key(url), '1', 'EX', 86400) end
 
-if verdict == 'dead' then
-  end_delivery(id, url, ARGV[5], now)
-elseif verdict == 'again' then
-  redis.call('HSET', delivery_key(id), 'outcome', ARGV[5])
-  redis.call('ZADD', OUTBOX, now + delay, id)
-  redis.call('EXPIRE', delivery_key(id), math.ceil(delay / 1000) + DELIVERY_TTL_S)
+if verdict ~= 'again' then
+  end_delivery(id, url, verdict, ARGV[5], now)
 else
-  redis.call('HSET', delivery_key(id), 'state', 'delivered', 'outcome', ARGV[5])
-  redis.call('EXPIRE', delivery_key(id), DELIVERY_TTL_S)
-  redis.call('ZREM', OUTBOX, id)
-  redis.call('HINCRBY', TOTALS, 'webhooks_delivered', 1)
+  redis.call('HSET', delivery_key(id), 'outcome', ARGV[5])
+  redis.call('EXPIRE', delivery_key(id), math.ceil(delay / 1000) + DELIVERY_TTL_S)
+  post(id, url, now + delay)
 end
 return 'settled'
