@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[1]
 
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
-    {"errors", "escaping", "page_ranges"},
-    {"addresses", "job", "settings", "cpus", "backoff", "room", "idempotency"},
-    {"media", "blobs", "ledger", "queue", "logs", "processes", "cards", "fetching"},
-    {"following", "plan", "outbox"},
+    {"errors", "escaping", "page_ranges", "redis_url"},
+    {"addresses", "job", "settings", "cpus", "backoff", "room"},
+    {"media", "blobs", "fetching", "idempotency", "ledger", "queue", "logs", "processes", "cards"},
+    {"following", "outbox", "plan"},
     {"producer", "workers", "dead", "webhooks"},
     {"embedded", "progress", "printing"},
     {"gateway", "cli", "dead_commands", "webhook_commands"},

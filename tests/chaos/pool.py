@@ -24,12 +24,13 @@ from producer.workers import Workers
 from tests.chaos.proxy import Proxy
 from tests.chaos.witness import Witness
 from tests.documents import tiff
-from tests.redis_server import Server
+from tests.redis_server import Server, Watched
 
 #: Found and read again within a few seconds. The 20 s of the default leases have a test of their own.
 QUICK = {"lease_s": 3.0, "lease_renew_s": 0.5, "sweep_interval_s": 0.5, "unclaimed_after_s": 2.0}
 #: What clients do with a refusal: try again.
 RETRIES, RETRY_S = 120, 0.25
+ROW = "chaos"
 
 
 class Crew(Workers):
@@ -54,7 +55,7 @@ class Crew(Workers):
 class Pool:
     """See the module. `settings` are those of workers and producers, who reach the server through `proxy`."""
 
-    def __init__(self, folder: Path, seed: int, server: Server | None = None, **settings: object) -> None:
+    def __init__(self, folder: Path, seed: int, server: Server | Watched | None = None, **settings: object) -> None:
         self.random = random.Random(seed)
         self.server = server or Server(folder)
         self.proxy = Proxy(self.server.port)
@@ -69,6 +70,8 @@ class Pool:
         #: What `submit` asks for.
         self.options = ReadOptions()
         self.submitted: dict[str, int] = {}
+        #: What is told of the test beside its outcome: where the oracle puts its rows, under `ROW`.
+        self.rows: list[tuple[str, object]] = []
         self.withheld = 0
         self._seats = 0
         self._killed: set[int] = set()
