@@ -10,9 +10,9 @@ from asyncio import timeout
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, Protocol
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -46,12 +46,6 @@ class JobRequest(Contract):
     )
     name: str = Field("", max_length=NAME_CHARS, description="Shown with the job, never used as a path.")
     options: ReadOptions = ReadOptions()
-
-    @model_validator(mode="after")
-    def _check_source(self) -> Self:
-        if (self.document is None) == (self.url is None):
-            raise ValueError("give the document either as `document` or as `url`")
-        return self
 
 
 @dataclass(frozen=True)
@@ -102,9 +96,12 @@ class JsonUpload:
             asked = JobRequest.model_validate_json(self.body.read())
         except ValidationError as error:
             raise invalid(error.errors(include_url=False)) from error
-        if asked.document is None:
-            assert asked.url is not None
+        if asked.url is not None and asked.document is not None:
+            raise InvalidRequest("url: the document is there already; send one of the two.")
+        if asked.url is not None:
             return nullcontext(Document(asked.url, asked.name or None, asked.options))
+        if asked.document is None:
+            raise InvalidRequest("document: neither it nor a url is there.")
         try:
             source = base64.b64decode(asked.document, validate=True)
         except (binascii.Error, ValueError) as error:
