@@ -10,7 +10,6 @@ from __future__ import annotations
 import queue
 import socket
 import ssl
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ import httpcore
 import httpx
 
 from producer.addresses import AllowList, literal, normal, resolved
-from producer.errors import FetchFailed, FetchForbidden, InvalidRequest, TooLarge, Unavailable
+from producer.errors import FetchFailed, FetchForbidden, InvalidRequest, TooLarge
 from producer.escaping import NAME_CHARS, shown_name
 from producer.settings import Settings
 
@@ -160,28 +159,21 @@ class Fetcher:
             raise InvalidRequest(f"An address has at most {MAX_URL_CHARS} characters.")
         return Target.of(url, self._allowed)
 
-    @contextmanager
-    def get(self, url: str) -> Iterator[IO[bytes]]:
-        """The document at the address, in a temporary file that stands at its start.
+    def get(self, url: str, file: IO[bytes]) -> None:
+        """Write the document at the address to the file.
 
         Raises, further:
             TooLarge: it has more bytes than `max_document_bytes`; the rest is not read.
-            Unavailable: there is no room for it here.
+            OSError: the file takes no more.
         """
         target = self.target(url)
         deadline = Deadline(self._settings.fetch_timeout_s, self._clock)
-        with tempfile.TemporaryFile() as file:
-            for _ in range(1 + MAX_REDIRECTS):
-                try:
-                    next_url = self._download(target, file, deadline)
-                    file.seek(0)
-                except OSError as error:
-                    raise Unavailable(f"There is no room for the document: {error.strerror}.") from error
-                if next_url is None:
-                    yield file
-                    return
-                target = Target.of(next_url, self._allowed)
-            raise FetchFailed(f"The address redirects more than {MAX_REDIRECTS} times.")
+        for _ in range(1 + MAX_REDIRECTS):
+            next_url = self._download(target, file, deadline)
+            if next_url is None:
+                return
+            target = Target.of(next_url, self._allowed)
+        raise FetchFailed(f"The address redirects more than {MAX_REDIRECTS} times.")
 
     def _download(self, target: Target, file: IO[bytes], deadline: Deadline) -> httpx.URL | None:
         """Write the document to the file, or return where it has gone."""

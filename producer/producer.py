@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -72,17 +72,23 @@ class Producer:
             with naming("webhook_url"):
                 self._fetcher.target(options.webhook_url)
         if isinstance(document, str) and document.startswith(("https://", "http://")):
-            with ExitStack() as held:
-                with naming("url"):
-                    if name is None:
-                        name = self._fetcher.target(document).name
-                    file = held.enter_context(self._fetcher.get(document))
-                return self._submit(file, options, name, idempotency_key)
+            with tempfile.TemporaryFile() as fetched:
+                self._fetch(document, fetched)
+                name = self._fetcher.target(document).name if name is None else name
+                return self._submit(fetched, options, name, idempotency_key)
         if not isinstance(document, str | Path):
             return self._submit(document, options, name or "", idempotency_key)
         path = Path(document)
         with _opened(path) as file:
             return self._submit(file, options, path.name if name is None else name, idempotency_key)
+
+    def _fetch(self, url: str, file: IO[bytes]) -> None:
+        try:
+            with naming("url"):
+                self._fetcher.get(url, file)
+            file.flush()
+        except OSError as error:
+            raise Unavailable(f"There is no room for the document: {error.strerror}.") from error
 
     @cached_property
     def _fetcher(self) -> Fetcher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -52,8 +53,9 @@ def inner(settings: Settings, names: Names | None = None, **changed: object) -> 
 
 
 def fetched(fetcher: Fetcher, url: str) -> bytes:
-    with fetcher.get(url) as file:
-        return file.read()
+    file = io.BytesIO()
+    fetcher.get(url, file)
+    return file.getvalue()
 
 
 INWARD = [
