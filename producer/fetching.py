@@ -65,15 +65,15 @@ class Target:
         try:
             url = httpx.URL(text)
         except httpx.InvalidURL as error:
-            raise FetchForbidden("The address is no URL that is fetched from.") from error
+            raise FetchForbidden("The address is no URL that is reached.") from error
         host, plain = url.raw_host.decode("ascii"), url.scheme == "http"
         if url.scheme not in ("https", "http") or not host:
-            raise FetchForbidden("Only https:// addresses are fetched from.")
+            raise FetchForbidden("Only https:// addresses are reached.")
         if url.userinfo:
-            raise FetchForbidden("An address with a user name or password in it is not fetched from.")
+            raise FetchForbidden("An address must not carry a user name or password.")
         port = (80 if plain else 443) if url.port is None else url.port
         if port not in _PORTS and not _FIRST_FREE_PORT <= port <= 65_535:
-            raise FetchForbidden(f"Port {port} is not fetched from: 443, and ports from {_FIRST_FREE_PORT} on, are.")
+            raise FetchForbidden(f"Port {port} must not be reached; 443, and ports from {_FIRST_FREE_PORT} on, may.")
         try:
             address = literal(host)
         except ValueError as error:
@@ -99,8 +99,8 @@ class Target:
 
 def _refusal(host: str, plain: bool) -> str:
     # Which address it has is not told: names of inner networks are nobody's business.
-    reason = "by plain http://" if plain else "as its address is not a public one"
-    return f"{host} is not fetched from {reason} (OCRPOOL_FETCH_ALLOW lists exceptions)."
+    reason = "by plain http://" if plain else "at an address that is not a public one"
+    return f"{host} must not be reached {reason} (OCRPOOL_FETCH_ALLOW lists exceptions)."
 
 
 @dataclass(frozen=True)
