@@ -86,6 +86,7 @@ def test_senders_killed_and_endpoints_failing(pool: MakePool, seed: int, full: b
                 process.stop(grace_s=20)
     # Each job was told, as one event under one id, whatever ran twice; and nothing was sent inward.
     assert set(told) == set(chaos.submitted)
+    assert max(map(len, told.values())) > 1
     for job_id, tries in told.items():
         assert {asked.headers["webhook-id"] for asked in tries} == {job_id.replace("job_", "msg_")}
         assert len({asked.body for asked in tries}) == 1
