@@ -1,6 +1,7 @@
 -- Records a new job, unless the pool is full or has it already. Its units, when its pages are known, or "prepare".
 -- ARGV: the admission (JSON): id, record (JSON text), blob, max_unfinished, deadline_ms (from now), ttl_s (of an
---       unfinished job), lane, pages_total or null, key (idempotency key or ''), fingerprint (of the request), webhook (URL or ''), units.
+--       unfinished job), lane, pages_total or null, key (idempotency key or ''), fingerprint (of the request), webhook
+--       (URL or ''), units.
 -- Returns {'accepted'}, {'full'}, {'exists'}, {'same', id} where the key has brought a job, or {'mismatch'} where it has
 -- brought one for another request.
 local asked = cjson.decode(ARGV[1])
