@@ -18,8 +18,8 @@ from producer.producer import Producer
 
 commands = typer.Typer(
     name="dead",
-    help="What the pool has given up: pages that took three workers along, messages that were not its own, and webhooks "
-    "that no try delivered.",
+    help="What the pool has given up: pages that took three workers along, messages that were not its own, and "
+    "webhooks that no try delivered.",
     no_args_is_help=True,
 )
 Id = Annotated[str, typer.Argument(help="The number that `ocrpool dead list` shows.", show_default=False)]
