@@ -19,6 +19,7 @@ STATUS_EXAMPLE: dict[str, Any] = {
     "pages_total": 20,
     "pages_done": 7,
     "pages_failed": 0,
+    "cached": False,
     "created_at": 1767225600.0,
     "started_at": 1767225600.02,
     "finished_at": None,
@@ -49,6 +50,7 @@ RESULT_EXAMPLE: dict[str, Any] = {
             "text": "TOTAL 12.50",
             "engine": "pp-ocr",
             "model": "PP-OCRv6_small",
+            "cached": False,
             "timings": {"rasterise_ms": 7.1, "detect_ms": 48.0, "recognise_ms": 95.5},
         }
     ],

@@ -1,10 +1,12 @@
 -- Records a new job, unless the pool is full or has it already. Its units, when its pages are known, or "prepare".
 -- ARGV: the admission (JSON): id, record (JSON text), blob, max_unfinished, deadline_ms (from now), ttl_s (of an
---       unfinished job), lane, pages_total or null, key (idempotency key or ''), fingerprint (of the request), units,
+--       unfinished job), lane, pages_total or null, key (idempotency key or ''), fingerprint (of the request), webhook
+--       (URL or ''), units,
 --       document (digest for the cache, or ''), source (final job that has its pages, or ''), follows (whether it may
 --       wait for another job with this document), known_s and known_bytes (how long, and up to which size, its own
 --       pages are given to others), result_ttl_s.
--- Returns {'accepted'}, {'final'} with the pages of `source`, {'follows'}, {'lapsed'} where `source` has them no more, {'full'}, {'exists'}, {'same', id} where the key has brought a job, or {'mismatch'} where it has
+-- Returns {'accepted'}, {'final'} with the pages of `source`, {'follows'}, {'lapsed'} where `source` has them no more,
+-- {'full'}, {'exists'}, {'same', id} where the key has brought a job, or {'mismatch'} where it has
 -- brought one for another request.
 local asked = cjson.decode(ARGV[1])
 if type(asked) ~= 'table' then error('an admission is an object') end
@@ -16,6 +18,8 @@ local function number(name, least) return check_whole(asked[name], name, least) 
 local id, record, blob, lane, now = text('id'), text('record'), text('blob'), text('lane'), now_ms()
 local most, deadline, ttl = number('max_unfinished', 0), now + number('deadline_ms', 0), number('ttl_s', 1)
 local key, fingerprint = text('key'), text('fingerprint')
+local webhook = text('webhook')
+if webhook ~= '' then check_url(webhook) end
 if type(cjson.decode(record)) ~= 'table' then error('a record is an object') end
 if not string.match(id, '^%S+$') then error('an id is one word') end
 check_lane(lane)
@@ -35,6 +39,7 @@ if source == '' and redis.call('ZCARD', ACTIVE) >= most then return { 'full' } e
 redis.call('HSET', job_key(id), 'record', record, 'blob', blob, 'state', 'queued', 'created', now,
   'deadline', deadline, 'pages_done', 0, 'pages_failed', 0)
 if total then redis.call('HSET', job_key(id), 'pages_total', total) end
+if webhook ~= '' then redis.call('HSET', job_key(id), 'webhook', webhook) end
 local leader
 if document ~= '' and source == '' then
   leader = follows and leader_of(document, lane)

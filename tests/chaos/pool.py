@@ -15,6 +15,7 @@ from typing import Any
 
 from producer import Producer
 from producer.errors import Unavailable
+from producer.job import ReadOptions
 from producer.ledger import Ledger
 from producer.plan import plan_workers
 from producer.processes import PYTHON, Process, ended_by
@@ -29,6 +30,7 @@ from tests.redis_server import Server, Watched
 QUICK = {"lease_s": 3.0, "lease_renew_s": 0.5, "sweep_interval_s": 0.5, "unclaimed_after_s": 2.0}
 #: What clients do with a refusal: try again.
 RETRIES, RETRY_S = 120, 0.25
+ROW = "chaos"
 
 
 class Crew(Workers):
@@ -70,7 +72,11 @@ class Pool:
         self.ledger = Ledger(self.settings, self.client)
         self.witness = Witness(self.server, self.settings.namespace)
         self.producer = Producer(self.settings)
+        #: What `submit` asks for.
+        self.options = ReadOptions()
         self.submitted: dict[str, int] = {}
+        #: What is told of the test beside its outcome: where the oracle puts its rows, under `ROW`.
+        self.rows: list[tuple[str, object]] = []
         self.withheld = 0
         self._seats = 0
         self._killed: set[int] = set()
@@ -95,7 +101,7 @@ class Pool:
         pages = pages or self.random.randint(1, 12)
         for _ in range(RETRIES):
             try:
-                job = self.producer.submit(document(pages, black, huge))
+                job = self.producer.submit(document(pages, black, huge), self.options)
             except Unavailable:
                 self.withheld += 1
                 time.sleep(RETRY_S)
