@@ -15,12 +15,12 @@ FAULTY_WORKER = str(Path(__file__).parents[1] / "faulty_worker.py")
 
 
 def test_who_follows_a_document_whose_worker_dies_gets_its_pages(pool: MakePool, seed: int, tmp_path: Path) -> None:
-    # Given a page that the first worker dies of, in a document that comes twice
+    # Given a worker that dies of a page, in a document that comes twice
     chaos, report = pool(cache_ttl_s=300.0), Report("a followed document's worker dies", seed)
-    jobs = [chaos.submit(6, black=3) for _ in range(2)]
     chaos.start_workers(1, FAULTY_WORKER, "crash", str(tmp_path / "struck"))
+    jobs = [chaos.submit(6, black=3) for _ in range(2)]
 
-    # Then others read what is left of it, once, and both have all
+    # Then another one reads what is left of it, once, and both have all
     chaos.finish(60)
     assert [chaos.ledger.status(job).cached for job in jobs] == [False, True]
     assert chaos.ledger.totals()["documents_joined"] == 1
