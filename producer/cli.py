@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -62,6 +62,10 @@ MinScore = Annotated[float, typer.Option(min=0, max=1, help="Leave out lines tha
 PageRanges = Annotated[
     str, typer.Option("--pages", help="Read these pages alone, such as 2,4-6.", show_default=False, metavar="RANGES")
 ]
+PdfText = Annotated[
+    Literal["ocr", "auto", "verify"],
+    typer.Option("--pdf-text", help="A PDF page's own text: no use, the result where sound, or compared with it."),
+]
 
 Output = Annotated[
     Path | None,
@@ -110,10 +114,11 @@ def read(
     orientation: Orientation = False,
     min_score: MinScore = 0.5,
     pages: PageRanges = "",
+    pdf_text: PdfText = "ocr",
     embedded: Alone = False,
 ) -> None:
     """Read documents and print their text. Uses the running pool, or starts one for as long as it takes."""
-    options = ReadOptions(orientation=orientation, min_score=min_score, pages=pages)
+    options = ReadOptions(orientation=orientation, min_score=min_score, pages=pages, pdf_text=pdf_text)
     # Before a pool is started for nothing.
     for file in files:
         if not file.is_file():
@@ -266,13 +271,21 @@ def submit(
     orientation: Orientation = False,
     min_score: MinScore = 0.5,
     pages: PageRanges = "",
+    pdf_text: PdfText = "ocr",
     lane: Annotated[Lane, typer.Option(help="interactive or bulk.")] = Lane.INTERACTIVE,
     deadline_s: Deadline = None,
 ) -> None:
     """Hand documents to the running pool, and print their jobs' ids."""
     if lane is Lane.QUARANTINE:
         raise typer.BadParameter("the quarantine lane is the pool's own", param_hint="--lane")
-    options = ReadOptions(orientation=orientation, min_score=min_score, pages=pages, lane=lane, deadline_s=deadline_s)
+    options = ReadOptions(
+        orientation=orientation,
+        min_score=min_score,
+        pages=pages,
+        pdf_text=pdf_text,
+        lane=lane,
+        deadline_s=deadline_s,
+    )
     with running_pool() as producer:
         for file in files:
             out.print(producer.submit(file, options).id)

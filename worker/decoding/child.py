@@ -1,9 +1,10 @@
 """The child process: takes requests from its socket one at a time, under limits that it sets before the first.
 
-A request is JSON, `{"kind": "count" | "page", "media_type", "page"}`, and comes with the document's descriptor. So is
-the reply: `{"kind": "pages", "pages"}`, `{"kind": "page", "angle"}` or `{"kind": "refusal", "code", "message",
-"retire"}`. Before it draws, the child says `{"kind": "size", "width", "height"}` and waits for `{"kind": "draw"}` and
-the descriptor of the memory to draw on. End of file ends the process.
+A request is JSON, `{"kind": "count" | "page" | "text", "media_type", "page"}`, and comes with the document's
+descriptor. So is the reply: `{"kind": "pages", "pages"}`, `{"kind": "page", "angle"}`, `{"kind": "text", "width",
+"height", "angle", "lines", "doubt"}` or `{"kind": "refusal", "code", "message", "retire"}`. Before it draws, the child
+says `{"kind": "size", "width", "height"}` and waits for `{"kind": "draw"}` and the descriptor of the memory to draw on.
+End of file ends the process.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from worker.decoding import Document, Limits, Pixels, Refusal, sandbox
 from worker.decoding.images import ImageDocument
 from worker.decoding.pdfs import PdfDocument
+from worker.decoding.texts import PageText
 
 #: linux/prctl.h
 PR_SET_PDEATHSIG = 1
@@ -51,7 +53,7 @@ def main(arguments: list[str]) -> None:
     while True:
         message, descriptors = _receive(channel)
         reply = reader.answer(message, descriptors[0])
-        channel.send(json.dumps(reply).encode())
+        channel.send(_encoded(reply))
         if reply.get("retire"):
             return
 
@@ -73,6 +75,8 @@ class PageReader:
             document = self._open(descriptor, request["media_type"])
             if request["kind"] == "count":
                 return {"kind": "pages", "pages": document.count()}
+            if request["kind"] == "text" and isinstance(document, PdfDocument):
+                return _text(document.text(request["page"]))
             return self._draw(document, request["page"])
         except Refusal as refusal:
             return _refusal(refusal.code, str(refusal))
@@ -135,6 +139,17 @@ def _receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
     if not message:
         sys.exit()
     return json.loads(message), descriptors
+
+
+def _encoded(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, ensure_ascii=False).encode()
+
+
+def _text(text: PageText) -> dict[str, Any]:
+    """The reply with a page's text, or without it where it would be more than one message carries."""
+    page = {"kind": "text", "width": text.width, "height": text.height, "angle": text.angle}
+    reply = page | {"lines": [{"quad": quad, "text": line} for quad, line in text.lines], "doubt": text.doubt}
+    return reply if len(_encoded(reply)) <= MESSAGE_BYTES else page | {"lines": [], "doubt": "too_long"}
 
 
 def _refusal(code: str, message: str, *, retire: bool = False) -> dict[str, Any]:
