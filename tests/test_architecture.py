@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
-    {"errors"},
+    {"errors", "escaping"},
     {"job", "settings", "cpus", "backoff", "room"},
     {"media", "blobs", "ledger", "queue", "logs", "processes", "cards"},
     {"following", "plan"},
