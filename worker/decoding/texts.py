@@ -34,16 +34,17 @@ LEAST_CHARACTERS = 20
 #: Glyphs without a character (U+FFFD, private use, control codes): one in a hundred is a bullet, more are a font whose
 #: names are lost.
 UNMAPPED_PART = 0.01
-#: Letters and digits are at least this part of a text; the names of a font that mixes them up are not.
-LETTERS_PART = 0.5
+#: Letters and digits are at least this part of a text, and vowels this part of its Latin letters (38% in English). Not
+#: where a font calls its glyphs by wrong names: "Hello" shifted to "+HOOR".
+LETTERS_PART, VOWELS_PART, VOWELS = 0.5, 0.25, frozenset("aeiouyAEIOUY")
 #: Printers' marks lie outside a page, and are left out. Where more does, the page is cut out of something else.
 OUTSIDE_PART = 0.1
 #: Characters of lines that lie on others for more than half: a text printed twice, or two that cover each other.
 OVERLAPPING_PART, OVERLAP = 0.02, 0.5
-#: Half of the lines are no longer than this: letters placed one by one, in an order of their own.
+#: Half of the lines are no longer than this: letters placed one by one, in an order of their own, or in upright columns.
 SCATTERED_CHARACTERS = 2
 #: What is drawn beside the text may have this part of the text's edges: rules, dots, a mark.
-BESIDE_PART = 0.03
+BESIDE_PART = 0.01
 #: Two neighbouring pixels are an edge if they differ by this; a piece of text that is seen changes a pixel by less.
 EDGE, SEEN = 48, 24
 #: Edges that run straight down for so many pixels are a rule's, not a letter's.
@@ -165,8 +166,9 @@ def _character(text_page: Any, index: int, code: int) -> str:
 
 
 def _turn(radians: float, quarters: int) -> int:
+    """Of a glyph that is turned clockwise on a page, which is turned by so many quarters to stand upright."""
     turned, off = divmod(math.degrees(radians) + SLANT_DEGREES, 90)
-    return int(quarters - turned) % 4 if off <= 2 * SLANT_DEGREES else SLANTED
+    return int(quarters + turned) % 4 if off <= 2 * SLANT_DEGREES else SLANTED
 
 
 def _upright(
@@ -209,7 +211,8 @@ def _follows(glyphs: _Glyphs, boxes: list[list[float]], before: int, n: int) -> 
     across, down = (1, 0) if turn in (1, 3) else (0, 1)
     a, b = boxes[before], boxes[n]
     gap = max(b[across] - a[across + 2], a[across] - b[across + 2])
-    return gap <= GAP * max(a[down + 2] - a[down], b[down + 2] - b[down])
+    apart = max(b[down] - a[down + 2], a[down] - b[down + 2])
+    return apart <= 0 and gap <= GAP * max(a[down + 2] - a[down], b[down + 2] - b[down])
 
 
 def _around(boxes: Boxes, runs: list[Run]) -> Boxes:
@@ -235,11 +238,19 @@ def _doubt_of_characters(glyphs: _Glyphs, on_page: NDArray[np.bool_]) -> str:
         return "few_characters"
     if glyphs.texts.count(UNMAPPED) > UNMAPPED_PART * count:
         return "unmapped"
-    if sum(text.isalnum() for text in glyphs.texts) < LETTERS_PART * count:
+    if _gibberish("".join(glyphs.texts)):
         return "gibberish"
     if count - on_page.sum() > OUTSIDE_PART * count:
         return "outside"
     return ""
+
+
+def _gibberish(text: str) -> bool:
+    if sum(map(str.isalnum, text)) < LETTERS_PART * len(text):
+        return True
+    latin = [letter for letter in unicodedata.normalize("NFD", text) if letter.isascii() and letter.isalpha()]
+    mostly = len(latin) > len(text) / 2
+    return mostly and sum(letter in VOWELS for letter in latin) < VOWELS_PART * len(latin)
 
 
 def _doubt_of_places(glyphs: _Glyphs, runs: list[Run], boxes: Boxes) -> str:
