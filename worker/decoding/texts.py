@@ -41,7 +41,7 @@ LETTERS_PART, VOWELS_PART, VOWELS = 0.5, 0.25, frozenset("aeiouyAEIOUY")
 OUTSIDE_PART = 0.1
 #: Characters of lines that lie on others for more than half: a text printed twice, or two that cover each other.
 OVERLAPPING_PART, OVERLAP = 0.02, 0.5
-#: Half of the lines are no longer than this: letters placed one by one, in an order of their own, or in upright columns.
+#: Half of the lines are no longer than this: letters placed one by one, in an order of their own, or in columns.
 SCATTERED_CHARACTERS = 2
 #: What is drawn beside the text may have this part of the text's edges: rules, dots, a mark.
 BESIDE_PART = 0.01
