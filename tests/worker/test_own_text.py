@@ -21,6 +21,7 @@ from producer.job import Job, MediaType, PageResult, ReadOptions, new_job_id
 from producer.media import SNIFF_BYTES, sniff
 from producer.settings import Settings
 from tests.documents import SAMPLES, encoded, pdf, picture, png, truth, written
+from tests.hostile.documents import pdf_that_calls_letters
 from tests.producer.test_ledger import page_read
 from worker import tasks
 from worker.leases import Lease
@@ -72,15 +73,15 @@ def test_its_quads_lie_around_the_ink_as_drawn(rasteriser: Rasteriser, tmp_path:
         document.pages[0].MediaBox = pikepdf.Array([-100, -50, 700, 850])
         document.pages[0].CropBox = pikepdf.Array([20, 10, 632, 802])
         document.save(path)
+
+    found = OwnText.of(rasteriser, path, 1)
+    result = found.as_page(1, 1.0)
     with rasteriser.page(path, MediaType.PDF, 1) as raster:
         ink = raster.pixels.min(axis=2) < 128
         size = raster.width, raster.height, raster.angle
 
-    text = rasteriser.text(path, 1)
-    result = OwnText.of(rasteriser, path, 1).as_page(1, 1.0)
-
-    assert (text.width, text.height, text.angle) == size
-    assert text.doubt == ""
+    assert found.doubt == ""
+    assert (result.width, result.height, result.angle) == size
     assert result.text.split("\n") == list(SENTENCES)
     for line in result.lines:
         (left, top), (right, bottom) = np.min(line.quad, axis=0), np.max(line.quad, axis=0)
@@ -209,6 +210,16 @@ def test_what_is_no_text_does_not_keep_text_from_being_taken(rasteriser: Rasteri
     found = OwnText.of(rasteriser, path, 1)
     assert found.doubt == ""
     assert found.as_page(1, 1.0).text.split("\n") == list(SENTENCES)
+
+
+@pytest.mark.parametrize(("named", "wanted"), [("ﬁ", "fi"), ("\U0001d465", "\U0001d465"), ("e\u0301", "é")])
+def test_a_glyph_is_the_characters_that_its_font_names(
+    rasteriser: Rasteriser, tmp_path: Path, named: str, wanted: str
+) -> None:
+    path = tmp_path / "document.pdf"
+    path.write_bytes(pdf_that_calls_letters(named))
+    [line] = rasteriser.text(path, 1).lines
+    assert line.text == wanted * 34
 
 
 class Engine:

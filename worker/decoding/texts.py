@@ -60,6 +60,7 @@ GAP = 1.0
 SLANT_DEGREES = 1.0
 #: What pdfium says for a hyphen at the end of a line.
 HYPHEN = 0x02
+HIGH_HALVES, LOW_HALVES = range(0xD800, 0xDC00), range(0xDC00, 0xE000)
 UNMAPPED, SLANTED = "\ufffd", -1
 
 
@@ -129,9 +130,14 @@ def _glyphs(text_page: Any, page: tuple[float, float, float, float], quarters: i
     spaced: set[int] = set()
     first: set[int] = set()
     rect, left, right, bottom, top = pdfium.FS_RECTF(), *(ctypes.c_double() for _ in range(4))
+    before = code = 0
     for index in range(text_page.count_chars()):
-        code = pdfium.FPDFText_GetUnicode(text_page, index)
-        if code in (0x0A, 0x0D):
+        before, code = code, pdfium.FPDFText_GetUnicode(text_page, index)
+        if code in LOW_HALVES and before in HIGH_HALVES:
+            # Of a pair in UTF-16, the first half has become a glyph already.
+            whole = chr(0x10000 + (before - HIGH_HALVES.start << 10) + code - LOW_HALVES.start)
+            texts[-1] = whole if whole.isprintable() else UNMAPPED
+        elif code in (0x0A, 0x0D):
             first.add(len(texts))
         elif chr(code).isspace():
             spaced.add(len(texts))
