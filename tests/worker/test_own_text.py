@@ -16,6 +16,7 @@ import pikepdf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from producer.job import Job, MediaType, PageResult, ReadOptions, new_job_id
 from producer.media import SNIFF_BYTES, sniff
@@ -254,6 +255,18 @@ def test_a_page_with_sound_text_is_never_announced_to_the_engine(rasteriser: Ras
     assert [(page.source, page.text_doubt) for page in pages] == [("pdf", "")] * 3 + [("ocr", "few_characters")] * 2
     assert [page.engine for page in pages] == ["pdf"] * 3 + ["pp-ocr"] * 2
     assert engine.announced == 2
+
+
+def test_pages_are_counted_by_source_and_only_read_ones_have_stages(rasteriser: Rasteriser) -> None:
+    def counted() -> list[float]:
+        named = [("page_sources_total", {"source": source}) for source in ("pdf", "ocr")]
+        named += [("stage_seconds_count", {"stage": stage}) for stage in ("text", "detect")]
+        return [REGISTRY.get_sample_value(f"ocrpool_worker_{name}", labels) or 0 for name, labels in named]
+
+    before = counted()
+    for page in (1, 2, 4):
+        tasks._count(read_by(Engine("read"), rasteriser, REPORT, page, "auto"))
+    assert np.subtract(counted(), before).tolist() == [2, 1, 2, 1]
 
 
 def test_verified_text_is_compared_and_the_reading_stays_the_result(rasteriser: Rasteriser, tmp_path: Path) -> None:
