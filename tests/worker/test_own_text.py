@@ -200,6 +200,7 @@ SOUND: dict[str, bytes] = {
     "a table": TEXT + b"0 0 1 RG " + b"".join(b"%d 100 m %d 735 l S " % (x, x) for x in range(60, 560, 40)),
     "on colour": b"0.8 0.9 1 rg 50 640 500 100 re f 0 g " + TEXT,
     "white on a bar": b"0 0 0.5 rg 60 640 500 100 re f 1 g " + TEXT,
+    "a table of contents": TEXT + written(*["Findings " + 60 * "." + " 7"] * 9, at="1 0 0 1 72 600"),
     "printer's marks": TEXT + written("cut", at="1 0 0 1 -90 300"),
 }
 
@@ -210,7 +211,7 @@ def test_what_is_no_text_does_not_keep_text_from_being_taken(rasteriser: Rasteri
     path.write_bytes(page_of(SOUND[name]))
     found = OwnText.of(rasteriser, path, 1)
     assert found.doubt == ""
-    assert found.as_page(1, 1.0).text.split("\n") == list(SENTENCES)
+    assert found.as_page(1, 1.0).text.split("\n")[:4] == list(SENTENCES)
 
 
 @pytest.mark.parametrize(("named", "wanted"), [("ﬁ", "fi"), ("\U0001d465", "\U0001d465"), ("e\u0301", "é")])

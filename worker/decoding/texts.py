@@ -252,6 +252,7 @@ def _doubt_of_characters(glyphs: _Glyphs, on_page: NDArray[np.bool_]) -> str:
 
 
 def _gibberish(text: str) -> bool:
+    text = text.replace(".", "")  # those that lead to a page's number are no sign of anything
     if sum(map(str.isalnum, text)) < LETTERS_PART * len(text):
         return True
     latin = [letter for letter in unicodedata.normalize("NFD", text) if letter.isascii() and letter.isalpha()]
