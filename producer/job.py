@@ -186,14 +186,17 @@ class Line(Contract):
 
     quad: Quad
     text: str
-    #: The recogniser's mean confidence, 0 to 1.
+    #: The recogniser's mean confidence, 0 to 1; 1 where the text is the PDF's own.
     score: float = Field(ge=0.0, le=1.0)
     #: How the crop was turned before it was read, in degrees: 0 or 180.
     angle: Literal[0, 180] = 0
 
 
 class Timings(Contract):
-    """Where a page's time went, in milliseconds of wall time; each stage includes the wait for its batch."""
+    """Where a page's time went, in milliseconds of wall time; each stage includes the wait for its batch.
+
+    What is done about a PDF page's own text counts as `rasterise_ms`, which is all where that text is the result.
+    """
 
     rasterise_ms: float = Field(ge=0)
     detect_ms: float = Field(ge=0)
