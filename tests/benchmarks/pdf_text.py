@@ -41,7 +41,7 @@ def main() -> None:
 
 def _cpu_s() -> float:
     me = psutil.Process()
-    return sum(times.user + times.system for times in (process.cpu_times() for process in [me, *me.children()]))
+    return float(sum(sum(process.cpu_times()[:2]) for process in [me, *me.children()]))
 
 
 if __name__ == "__main__":

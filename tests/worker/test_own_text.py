@@ -25,6 +25,7 @@ from tests.documents import SAMPLES, encoded, pdf, picture, png, truth, written
 from tests.hostile.documents import pdf_that_calls_letters
 from tests.producer.test_ledger import page_read
 from worker import tasks
+from worker.engines import PpOcr
 from worker.leases import Lease
 from worker.own_text import OwnText, similarity
 from worker.rasterise import Rasteriser
@@ -239,7 +240,7 @@ class Engine:
         )
 
 
-def read_by(engine: Engine, rasteriser: Rasteriser, path: Path, page: int, how: str) -> PageResult:
+def read_by(engine: Engine | PpOcr, rasteriser: Rasteriser, path: Path, page: int, how: str) -> PageResult:
     media_type = sniff(path.read_bytes()[:SNIFF_BYTES])
     options = ReadOptions.model_validate({"pdf_text": how})
     job = Job(id=new_job_id(), blob="b", media_type=media_type, size_bytes=1, options=options)
