@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,11 +13,13 @@ from typing import IO, Self
 from producer.blobs import BlobStore, FolderStore
 from producer.errors import IdempotencyMismatch, InvalidRequest, QueueFull, TooLarge
 from producer.following import follow
+from producer.formats import Format
 from producer.idempotency import IdempotencyKey
 from producer.job import Job, JobResult, JobStatus, ReadOptions, new_job_id
 from producer.ledger import AcceptedBefore, Ledger
 from producer.media import SNIFF_BYTES, sniff
 from producer.queue import Publisher
+from producer.results import Results, Saves
 from producer.settings import Settings
 
 
@@ -35,6 +38,7 @@ class Producer:
         self.settings = settings or Settings()
         self.ledger = ledger or Ledger(self.settings)
         self.blobs: BlobStore = blobs or FolderStore(self.settings.blob_dir)
+        self.results = Results(self.settings, self.ledger, self.blobs)
         self._publisher = Publisher(self.settings)
 
     def submit(
@@ -149,8 +153,11 @@ class Producer:
 
 
 @dataclass(frozen=True)
-class JobHandle:
-    """One submitted job. Only its id matters: `Producer.job(id)` makes an equal handle in any process."""
+class JobHandle(Saves):
+    """One submitted job. Only its id matters: `Producer.job(id)` makes an equal handle in any process.
+
+    Once it is final, `save_to_json`, `save_to_markdown`, `save_to_pdf`, `save_to_img` and `save` write its result.
+    """
 
     producer: Producer
     id: str
@@ -171,6 +178,18 @@ class JobHandle:
 
     def cancel(self) -> JobStatus:
         return self.producer.cancel(self.id)
+
+    def fetch(self, format: Format, page: int | None = None) -> IO[bytes]:
+        """The result in a format, as a file to be closed; an overlay is of one page. Raises as `Results` does."""
+        results = self.producer.results
+        if format is Format.PDF:
+            return results.pdf(self.id)
+        if format is Format.OVERLAY:
+            return results.overlay(self.id, page or 1)
+        return io.BytesIO(results.text(self.id, format).encode())
+
+    def saved_pages(self) -> tuple[str, list[int]]:
+        return self.status().name, self.producer.results.pages(self.id)
 
 
 def _opened(path: Path) -> IO[bytes]:

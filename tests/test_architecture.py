@@ -20,8 +20,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors"},
     {"job", "settings", "cpus", "backoff", "room"},
-    {"media", "blobs", "ledger", "queue", "logs", "processes", "cards"},
-    {"following", "plan"},
+    {"formats"},
+    {"exporting", "media", "blobs", "ledger", "queue", "logs", "processes", "cards"},
+    {"following", "plan", "results"},
     {"producer", "workers", "dead"},
     {"embedded", "progress", "printing"},
     {"gateway", "cli", "dead_commands"},

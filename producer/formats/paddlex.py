@@ -47,9 +47,7 @@ def pruned_result(page: PageResult, options: ReadOptions) -> dict[str, Any]:
         "dt_polys": polygons,
         "text_det_params": {},
         "text_type": "general",
-        "textline_orientation_angles": [
-            int(line.angle == 180) if turned else NOT_CLASSIFIED for line in page.lines
-        ],
+        "textline_orientation_angles": [int(line.angle == 180) if turned else NOT_CLASSIFIED for line in page.lines],
         "text_rec_score_thresh": options.min_score,
         "return_word_box": False,
         "rec_texts": [line.text for line in page.lines],

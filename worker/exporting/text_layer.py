@@ -6,6 +6,7 @@ Unicode. So any script works, and nothing has to be installed.
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ from worker.exporting import Line, Point
 #: From pixels of the upright page to the PDF's own coordinates, in points.
 Place = Callable[[float, float], Point]
 
+# Python loads an encoding when it is first used: here, while files may still be opened. pypdfium2 uses the other one.
+UTF_16, _ = codecs.lookup("utf-16-be"), codecs.lookup("utf-16-le")
+
 #: A font of nothing but an empty glyph, of 1,000 units an em.
 FONT = (Path(__file__).parent / "glyphless.ttf").read_bytes()
 EMPTY_GLYPH = (1).to_bytes(2, "big")
@@ -25,6 +29,7 @@ UNITS = 1000
 #: How far letters reach above and below their line, in units: a quad holds both.
 ASCENT, DESCENT = 800, -200
 INVISIBLE = 3
+SPACE = " "
 #: Most entries of one block of a character map (Adobe Technical Note 5014).
 BLOCK = 100
 
@@ -49,7 +54,7 @@ class InvisibleFont:
     PLACEHOLDER = b"/Font#"
 
     def __init__(self, pdf: pikepdf.Pdf, widths: Mapping[str, int]) -> None:
-        """`widths` of every letter that is to be written, in thousandths of its height."""
+        """`widths` of every letter that is to be written, and of the space, in thousandths of their height."""
         self._widths = widths
         self._codes = {letter: code for code, letter in enumerate(widths, 1)}
         self.resource = pdf.make_indirect(
@@ -104,7 +109,7 @@ class InvisibleFont:
         for start in range(0, len(codes), BLOCK):
             block = codes[start : start + BLOCK]
             yield f"{len(block)} beginbfchar"
-            yield from (f"<{code:04x}> <{letter.encode('utf-16-be').hex()}>" for letter, code in block)
+            yield from (f"<{code:04x}> <{UTF_16.encode(letter)[0].hex()}>" for letter, code in block)
             yield "endbfchar"
         yield "endcmap CMapName currentdict /CMap defineresource pop end end"
 
@@ -126,7 +131,9 @@ def _line(line: Line, place: Place, font: InvisibleFont) -> str:
     share = -DESCENT / UNITS
     x, y = d[0] + (a[0] - d[0]) * share, d[1] + (a[1] - d[1]) * share
     stretch = 100 * length / (size * width)
+    # The space ends the line's last word; and a letter all alone, without extent as it is, would not be found.
+    text = font.encode(line.text + SPACE)
     return (
         f"{font.PLACEHOLDER.decode()} {size:.3f} Tf {stretch:.3f} Tz "
-        f"{cosine:.5f} {sine:.5f} {-sine:.5f} {cosine:.5f} {x:.3f} {y:.3f} Tm <{font.encode(line.text)}> Tj"
+        f"{cosine:.5f} {sine:.5f} {-sine:.5f} {cosine:.5f} {x:.3f} {y:.3f} Tm <{text}> Tj"
     )
