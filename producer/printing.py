@@ -15,8 +15,9 @@ from rich.console import Console
 
 from producer.cpus import as_ranges
 from producer.errors import DocumentError, InvalidRequest
+from producer.escaping import escaped
 from producer.formats import Format as ResultFormat
-from producer.formats import pages_failed
+from producer.formats import nothing_read
 from producer.job import JobResult, JobState, JobStatus
 from producer.plan import PoolPlan
 from producer.results import Results, file_name, write
@@ -44,36 +45,32 @@ class OutputFolder:
     def write(self, result: JobResult) -> bool:
         """Write what was read, if anything was; say what keeps a file from being made, and return whether none did."""
         try:
-            for name, source in self._sources(result):
-                write(source, self._folder / self._free(name))
+            for page, source in self._sources(result):
+                path = self._folder / self._free(result.name, page)
+                write(source, path)
+                err.print(f"wrote {escaped(str(path))}", markup=False)
         except DocumentError as error:
-            fail(f"{result.name}: {error} ({error.code})")
+            fail(escaped(f"{result.name}: {error} ({error.code})"))
             return False
         return True
 
-    def _sources(self, result: JobResult) -> Iterator[tuple[str, IO[bytes]]]:
+    def _sources(self, result: JobResult) -> Iterator[tuple[int | None, IO[bytes]]]:
         if self._format is ResultFormat.OVERLAY:
             for page in result.pages:
                 if page.kind == "page":
-                    name = file_name(result.name, self._format, page.page)
-                    yield name, self._results.overlay(result.id, page.page)
-        elif result.error is None or pages_failed(result) < len(result.pages) or self._format is ResultFormat.JSON:
-            yield file_name(result.name, self._format), self._source(result)
+                    yield page.page, self._results.overlay(result, page.page)
+        elif self._format is ResultFormat.PDF and not nothing_read(result):
+            yield None, self._results.pdf(result)
+        elif self._format is ResultFormat.JSON or not nothing_read(result):
+            yield None, io.BytesIO(f"{self._results.text(result, self._format)}\n".encode())
 
-    def _source(self, result: JobResult) -> IO[bytes]:
-        if self._format is ResultFormat.PDF:
-            return self._results.pdf(result.id)
-        return io.BytesIO(f"{self._results.text(result.id, self._format)}\n".encode())
-
-    def _free(self, name: str) -> str:
-        """A name that no file of this run has."""
-        stem, number, suffix = name.removesuffix(f".{self._format.suffix}"), 1, self._format.suffix
-        while name in self._taken:
-            number += 1
-            name = f"{stem}.{number}.{suffix}"
-        self._taken.add(name)
-        err.print(f"wrote {self._folder / name}", markup=False)
-        return name
+    def _free(self, name: str, page: int | None) -> str:
+        """A name that no other file of this run has."""
+        file, number = file_name(name, self._format, page), 2
+        while file in self._taken:
+            file, number = file_name(name, self._format, page, number=number), number + 1
+        self._taken.add(file)
+        return file
 
 
 def refuse_to_print(format: ResultFormat, documents: int) -> None:
@@ -86,31 +83,32 @@ def refuse_to_print(format: ResultFormat, documents: int) -> None:
 
 def print_result(result: JobResult, format: ResultFormat, results: Results, *, seconds: float | None = None) -> None:
     """Print to standard output; with `seconds`, text comes below a heading with the document's name, pages and time."""
-    if result.error is not None and pages_failed(result) == len(result.pages) and format is not ResultFormat.JSON:
+    if nothing_read(result) and format is not ResultFormat.JSON:
         return  # `report` tells why.
     if format is ResultFormat.PDF:
-        with results.pdf(result.id) as file:
+        with results.pdf(result) as file:
             shutil.copyfileobj(file, sys.stdout.buffer)
         return
     headed = seconds is not None and format in (ResultFormat.TEXT, ResultFormat.MARKDOWN)
     if headed:
         pages = count(len(result.pages), "page")
-        out.print(f"── {result.name}: {pages}, {seconds:.1f} s ──", style="bold", markup=False)
-    typer.echo(results.text(result.id, format) + ("\n" if headed else ""))
+        out.print(f"── {escaped(result.name)}: {pages}, {seconds:.1f} s ──", style="bold", markup=False)
+    typer.echo(results.text(result, format) + ("\n" if headed else ""))
 
 
 def report(name: str, result: JobResult) -> bool:
     """Say on standard error what could not be read; True if everything was."""
     failures = [page for page in result.pages if page.kind == "failure"]
     if result.error is not None and not failures:
-        fail(f"{name}: {result.error.message} ({result.error.code})")
+        fail(escaped(f"{name}: {result.error.message} ({result.error.code})"))
     for page in failures:
-        fail(f"{name}, page {page.page}: {page.error.message} ({page.error.code})")
+        fail(escaped(f"{name}, page {page.page}: {page.error.message} ({page.error.code})"))
     return result.state is JobState.SUCCEEDED
 
 
 def fail(message: str) -> None:
-    err.print(f"error: {message}", markup=False)
+    """Print an error, which may have several lines, to standard error."""
+    err.print("error: " + "\n".join(map(escaped, message.splitlines())), markup=False)
 
 
 def print_status(status: JobStatus, format: Format) -> None:
@@ -119,7 +117,7 @@ def print_status(status: JobStatus, format: Format) -> None:
         return
     pages = f"{status.pages_done + status.pages_failed} of {status.pages_total or '?'} pages"
     failed = f", {status.pages_failed} failed" if status.pages_failed else ""
-    reason = f": {status.error.message}" if status.error else ""
+    reason = f": {escaped(status.error.message)}" if status.error else ""
     out.print(f"{status.id}  {status.state.value}  {pages}{failed}{reason}", markup=False)
 
 

@@ -10,19 +10,22 @@ from typing import IO, Protocol
 
 from producer.blobs import BlobStore
 from producer.errors import InvalidRequest, NotFound
+from producer.escaping import shown_name
 from producer.exporting import Exporter
 from producer.formats import Format, render
-from producer.job import PageFailure, PageResult
+from producer.job import JobResult, PageFailure
 from producer.ledger import Ledger
 from producer.settings import Settings
 
 COPY_BYTES = 1 << 20
+#: Longest name of a file, less what `write` puts around it.
+NAME_BYTES = 240
 
 
 class Results:
     """What a pool has read, in any format. Thread-safe.
 
-    Every method raises `NotFound`, and `NotFinished` before the job is final.
+    Every method takes the result of a final job, and raises `NotFound` once the job is gone.
     """
 
     def __init__(self, settings: Settings, ledger: Ledger, blobs: BlobStore) -> None:
@@ -30,35 +33,31 @@ class Results:
         self._blobs = blobs
         self._exporter = Exporter(settings)
 
-    def text(self, job_id: str, format: Format) -> str:
+    def text(self, result: JobResult, format: Format) -> str:
         """The result in a format that is text. Raises the job's own error where no page was read, except as JSON."""
-        return render(self._ledger.result(job_id), format, self._ledger.job(job_id))
+        return render(result, format, self._ledger.job(result.id))
 
-    def pdf(self, job_id: str) -> IO[bytes]:
+    def pdf(self, result: JobResult) -> IO[bytes]:
         """The document as a searchable PDF, in a file to be closed. Raises as `Exporter.searchable_pdf` does."""
-        result, job = self._ledger.result(job_id), self._ledger.job(job_id)
+        job = self._ledger.job(result.id)
         with self._blobs.local(job.blob) as document:
             return self._exporter.searchable_pdf(document, job, result)
 
-    def overlay(self, job_id: str, page: int) -> IO[bytes]:
+    def overlay(self, result: JobResult, page: int) -> IO[bytes]:
         """A page with the quads of its lines, as PNG, in a file to be closed.
 
         Raises:
-            NotFound: the document has no such page, or it was not read.
+            NotFound: the result has no such page.
             OcrpoolError: the page's own error, where it failed; else as `Exporter.overlay`.
         """
-        result, job = self._ledger.result(job_id), self._ledger.job(job_id)
         found = next((one for one in result.pages if one.page == page), None)
         if found is None:
             raise NotFound(f"The result has no page {page}.")
         if isinstance(found, PageFailure):
             raise found.error.exception()
+        job = self._ledger.job(result.id)
         with self._blobs.local(job.blob) as document:
             return self._exporter.overlay(document, job, found)
-
-    def pages(self, job_id: str) -> list[int]:
-        """The numbers of the pages that were read."""
-        return [page.page for page in self._ledger.result(job_id).pages if isinstance(page, PageResult)]
 
 
 class Saves(Protocol):
@@ -71,9 +70,7 @@ class Saves(Protocol):
         """The result in a format, as a file to be closed; an overlay is of one page."""
         ...
 
-    def saved_pages(self) -> tuple[str, list[int]]:
-        """The document's name, and the numbers of the pages that were read."""
-        ...
+    def result(self) -> JobResult: ...
 
     def save_to_json(self, path: Path | str) -> Path:
         return self.save(path, Format.JSON)
@@ -86,9 +83,10 @@ class Saves(Protocol):
 
     def save_to_img(self, folder: Path | str) -> list[Path]:
         """Write an overlay of each page that was read into the folder, which is made."""
-        name, pages = self.saved_pages()
+        result = self.result()
         Path(folder).mkdir(parents=True, exist_ok=True)
-        paths = [Path(folder) / file_name(name, Format.OVERLAY, page) for page in pages]
+        pages = [page.page for page in result.pages if page.kind == "page"]
+        paths = [Path(folder) / file_name(result.name, Format.OVERLAY, page) for page in pages]
         for page, path in zip(pages, paths, strict=True):
             write(self.fetch(Format.OVERLAY, page), path)
         return paths
@@ -99,16 +97,17 @@ class Saves(Protocol):
             raise InvalidRequest("An overlay is a picture of one page: use save_to_img.")
         path = Path(path)
         if path.is_dir():
-            path /= file_name(self.saved_pages()[0], format)
+            path /= file_name(self.result().name, format)
         write(self.fetch(format), path)
         return path
 
 
-def file_name(name: str, format: Format, page: int | None = None) -> str:
-    """The name of a document's result file, without folders: `report.pdf.md`, `report.pdf.page-3.overlay.png`."""
-    safe = "".join(char for char in name if char.isprintable() and char not in '/\\"<>:|?*').strip(" .")
-    number = "" if page is None else f"page-{page}."
-    return f"{safe[:200] or 'document'}.{number}{format.suffix}"
+def file_name(name: str, format: Format, page: int | None = None, *, number: int = 1) -> str:
+    """The name of a document's result file, without folders and cut to what a file system takes: `report.pdf.md`,
+    `report.pdf.page-3.overlay.png`; `number` tells files of one name from each other."""
+    parts = ["" if page is None else f".page-{page}", "" if number == 1 else f".{number}", f".{format.suffix}"]
+    suffix = "".join(parts)
+    return (shown_name(name) or "document").encode()[: NAME_BYTES - len(suffix)].decode(errors="ignore") + suffix
 
 
 def write(source: IO[bytes], path: Path) -> None:

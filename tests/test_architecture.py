@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[1]
 
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
-    {"errors"},
+    {"errors", "escaping", "page_ranges", "redis_url"},
     {"job", "settings", "cpus", "backoff", "room"},
     {"formats"},
-    {"exporting", "media", "blobs", "ledger", "queue", "logs", "processes", "cards"},
+    {"exporting", "media", "blobs", "idempotency", "ledger", "queue", "logs", "processes", "cards"},
     {"following", "plan", "results"},
     {"producer", "workers", "dead"},
     {"embedded", "progress", "printing"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import partial
 from typing import IO, Literal
 from urllib.parse import quote
@@ -18,7 +19,7 @@ from producer.errors import (
     TooLarge,
     Unavailable,
 )
-from producer.formats import Format, pages_failed, raise_without_pages, render
+from producer.formats import Format, pages_failed, raise_without_pages
 from producer.gateway.problems import JobProblem
 from producer.gateway.state import Gateway
 from producer.job import JobResult
@@ -78,20 +79,21 @@ def accepted(accept: str) -> Format:
 
 def _text(gateway: Gateway, job_id: str, format: Format, location: str) -> Response:
     """Blocks: a result of many pages takes a while to read and to write out."""
-    ledger = gateway.producer.producer.ledger
     result, headers = _found(gateway, job_id, format, location)
-    return Response(render(result, format, ledger.job(job_id)), headers=headers, media_type=format.media_type)
+    text = gateway.producer.producer.results.text(result, format)
+    return Response(text, headers=headers, media_type=format.media_type)
 
 
 def _pdf(gateway: Gateway, job_id: str, location: str) -> Response:
-    _, headers = _found(gateway, job_id, Format.PDF, location)
-    return FileAnswer(gateway, gateway.producer.producer.results.pdf(job_id), Format.PDF, headers)
+    result, headers = _found(gateway, job_id, Format.PDF, location)
+    return FileAnswer(gateway, gateway.producer.producer.results.pdf(result), Format.PDF, headers)
 
 
 def _overlay(gateway: Gateway, job_id: str, page: int) -> Response:
     producer = gateway.producer.producer
-    headers = _disposition(producer.status(job_id).name, Format.OVERLAY, page)
-    return FileAnswer(gateway, producer.results.overlay(job_id, page), Format.OVERLAY, headers)
+    result = producer.result(job_id)
+    headers = _disposition(result.name, Format.OVERLAY, page)
+    return FileAnswer(gateway, producer.results.overlay(result, page), Format.OVERLAY, headers)
 
 
 def _found(gateway: Gateway, job_id: str, format: Format, location: str) -> tuple[JobResult, dict[str, str]]:
@@ -110,7 +112,7 @@ def _found(gateway: Gateway, job_id: str, format: Format, location: str) -> tupl
 def _disposition(name: str, format: Format, page: int | None = None) -> dict[str, str]:
     """What to call the answer as a file (RFC 6266), in ASCII and as it is; and that it is of no other type."""
     named = file_name(name, format, page)
-    plain = named.encode("ascii", "replace").decode().replace("?", "_")
+    plain = re.sub(r"[^ !#-~]|[?*:<>|\\\\]", "_", named)
     how = "attachment" if format in _SAVED else "inline"
     disposition = f"{how}; filename=\"{plain}\"; filename*=UTF-8''{quote(named, safe='')}"
     return {"Content-Disposition": disposition, "X-Content-Type-Options": "nosniff"}

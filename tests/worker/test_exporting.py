@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -302,7 +303,7 @@ def test_a_document_that_is_gone_is_not_found(tmp_path: Path) -> None:
 
 def test_a_machine_without_the_libraries_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without = [part for part in sys.path if "site-packages" not in part]
-    monkeypatch.setattr(exporting, "_COMMAND", [*exporting._COMMAND[:-1], exporting.json.dumps(without)])
+    monkeypatch.setattr(exporting, "_COMMAND", [*exporting._COMMAND[:-1], json.dumps(without)])
     with pytest.raises(FormatUnavailable, match="extra `worker`"):
         exported(tmp_path, pdf((300, 400)), read(1, [[line("x", UPRIGHT)]]))
 
@@ -311,6 +312,6 @@ def test_a_full_disk_is_no_fault_of_the_document(tmp_path: Path, monkeypatch: py
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exporting.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
     with pytest.raises(Unavailable, match="No space left"):
         exported(tmp_path, pdf((300, 400)), read(1, [[line("x", UPRIGHT)]]))
