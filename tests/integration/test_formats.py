@@ -23,6 +23,11 @@ def read(result: JobResult) -> list[PageResult]:
     return [page for page in result.pages if isinstance(page, PageResult)]
 
 
+def size_of(picture: Path) -> tuple[int, int]:
+    with Image.open(picture) as image:
+        return image.size
+
+
 def test_the_samples_lose_no_line_in_any_format(pool: Producer, tmp_path: Path) -> None:
     jobs = {sample: pool.submit(sample) for sample in samples()}
     for sample, job in jobs.items():
@@ -48,7 +53,7 @@ def test_the_samples_lose_no_line_in_any_format(pool: Producer, tmp_path: Path) 
             assert character_f1(found, text) > 0.98
 
         pictures = job.save_to_img(tmp_path / "pictures")
-        assert [Image.open(path).size for path in pictures] == [(page.width, page.height) for page in pages]
+        assert [size_of(path) for path in pictures] == [(page.width, page.height) for page in pages]
 
 
 def test_read_writes_any_format_into_a_folder(pool: Producer, tmp_path: Path) -> None:

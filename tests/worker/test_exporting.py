@@ -34,7 +34,9 @@ from producer.settings import Settings
 from tests.documents import encoded, pdf, picture, tiff
 from tests.hostile.documents import pdf_nested, pdf_of_itself, pdf_of_junk, pdf_with_script_and_attachment
 from tests.producer.formats.results import box, failed, job, line, read, result
+from worker.decoder import Decoder
 from worker.decoding.images import AS_STORED, EXIF_ORIENTATION
+from worker.decoding.sandbox import WALLS
 
 #: Mostly black in one corner, so that a turned picture is told from an upright one.
 CORNER = picture("corner")
@@ -293,6 +295,28 @@ def test_limits_hold(
     limited = Settings(**settings)  # type: ignore[arg-type]
     with pytest.raises(error):
         exported(tmp_path, encoded(image, "PNG"), read(1, [[line("x", UPRIGHT)]]), settings=limited)
+
+
+@pytest.mark.parametrize("sandbox", ["on", "off"])
+def test_a_sandbox_that_must_be_there_is_there_or_nothing_is_made(tmp_path: Path, sandbox: str) -> None:
+    settings = Settings.model_validate({"sandbox": sandbox})
+    asked = pdf((300, 400)), read(1, [[line("x", UPRIGHT)]])
+    if sandbox == "on" and len(walls_here()) < len(WALLS):
+        with pytest.raises(Unavailable, match="OCRPOOL_SANDBOX is on"):
+            exported(tmp_path, *asked, settings=settings)
+    else:
+        assert text_of(exported(tmp_path, *asked, settings=settings)).strip() == "x"
+
+
+def walls_here() -> list[str]:
+    """What this kernel has of the sandbox, as a decoder tells."""
+    decoder = Decoder(Settings())
+    try:
+        decoder.start()
+        decoder.wait_until_ready()
+        return decoder.walls
+    finally:
+        decoder.close()
 
 
 def test_a_document_that_is_gone_is_not_found(tmp_path: Path) -> None:
