@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -23,6 +23,9 @@ from producer.job import JobResult, JobState, Line, MediaType, PageOutcome, Page
 from tests.producer.formats.results import DAMAGED, box, failed, job, line, lines, read, result, results, texts
 from worker.recognition import upright
 
+#: Results are large, and a busy machine takes its time over one.
+no_deadline = settings(deadline=None, max_examples=50)
+
 XHTML = "{http://www.w3.org/1999/xhtml}"
 
 
@@ -34,6 +37,7 @@ def squeezed(text: str) -> str:
     return "".join(text.split())
 
 
+@no_deadline
 @given(results)
 def test_rows_hold_every_line_in_order(found: JobResult) -> None:
     for page in found.pages:
@@ -43,6 +47,7 @@ def test_rows_hold_every_line_in_order(found: JobResult) -> None:
             assert [row.text for row in made] == (page.text.split("\n") if page.text else [])
 
 
+@no_deadline
 @given(lines)
 def test_a_quad_begins_where_the_recogniser_began_to_read(one: Line) -> None:
     [quad], _ = upright(np.array([one.quad], np.float32), 1000)
@@ -50,6 +55,7 @@ def test_a_quad_begins_where_the_recogniser_began_to_read(one: Line) -> None:
     assert np.allclose(reading_quad(one), wanted, atol=0.01)
 
 
+@no_deadline
 @given(lines)
 def test_words_share_their_line_without_overlap(one: Line) -> None:
     found = list(words(one))
@@ -60,6 +66,7 @@ def test_words_share_their_line_without_overlap(one: Line) -> None:
     assert edges[-1] <= math.dist(start, reading_quad(one)[1]) + 0.01
 
 
+@no_deadline
 @given(results)
 def test_json_lines_are_a_page_each(found: JobResult) -> None:
     page: TypeAdapter[PageOutcome] = TypeAdapter(PageOutcome)
@@ -67,6 +74,7 @@ def test_json_lines_are_a_page_each(found: JobResult) -> None:
     assert [page.validate_json(one) for one in made.split("\n")] == list(found.pages)
 
 
+@no_deadline
 @given(results)
 def test_text_has_every_row(found: JobResult) -> None:
     made = render(found, Format.TEXT, job(found))
@@ -76,6 +84,7 @@ def test_text_has_every_row(found: JobResult) -> None:
             assert page.text in made
 
 
+@no_deadline
 @given(results)
 def test_paddlex_has_every_line_by_its_field_names(found: JobResult) -> None:
     served = json.loads(render(found, Format.PADDLEX, job(found)))
@@ -109,6 +118,7 @@ def test_paddlex_tells_what_the_document_was() -> None:
     assert paddlex.saved_result(read(1, []), job(found, MediaType.PNG))["page_index"] is None
 
 
+@no_deadline
 @given(results, st.text(max_size=20))
 def test_hocr_is_xml_with_every_line_word_and_box(found: JobResult, name: str) -> None:
     found = found.model_copy(update={"name": name})
@@ -180,6 +190,7 @@ def shown(made: str) -> str:
     return squeezed(text)
 
 
+@no_deadline
 @given(results)
 def test_markdown_shows_every_row_as_it_is(found: JobResult) -> None:
     wanted = ""
@@ -191,6 +202,7 @@ def test_markdown_shows_every_row_as_it_is(found: JobResult) -> None:
     assert shown(markdown.render(found, job(found))) == squeezed(wanted)
 
 
+@no_deadline
 @given(texts)
 def test_a_line_alone_is_shown_as_it_is(text: str) -> None:
     assert shown(markdown.escaped(text)) == squeezed(text)
