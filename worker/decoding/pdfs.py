@@ -37,24 +37,22 @@ class PdfDocument:
         return check_pages(len(self._pdf), self._limits)
 
     def draw(self, page: int, allocate: Allocate) -> int:
-        with self._opened(page) as opened:
+        with self.open_page(page) as opened:
             self._render(opened, allocate)
             return int(opened.get_rotation())
 
     def text(self, page: int) -> PageText:
         """The page's own text, in pixels of what `draw` draws."""
-        with self._opened(page) as opened:
+        with self.open_page(page) as opened:
             size = opened.get_size()
             scale = self._scale(*size)
             width, height = (math.ceil(side * scale) for side in size)
             check_pixels(width, height, self._limits)
             return read_text(opened, width, height)
 
-    def close(self) -> None:
-        self._pdf.close()
-
     @contextmanager
-    def _opened(self, page: int) -> Iterator[Any]:
+    def open_page(self, page: int) -> Iterator[Any]:
+        """One page, counted from 1, for as long as the context lasts."""
         if page > len(self._pdf):
             raise Refusal("corrupt_document", f"The document has no page {page}.")
         try:
@@ -65,6 +63,9 @@ class PdfDocument:
             yield opened
         finally:
             opened.close()
+
+    def close(self) -> None:
+        self._pdf.close()
 
     def _render(self, page: Any, allocate: Allocate) -> None:
         def bitmap(width: int, height: int, format: int, **options: Any) -> pypdfium2.PdfBitmap:
