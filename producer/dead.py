@@ -87,7 +87,8 @@ class DeadLetters:
         if letter.kind == "message":
             raise InvalidRequest(f"Dead letter {letter_id} is a message that would be refused again; drop it instead.")
         job = self._ledger.job(letter.job_id)
-        handle = producer.submit(producer.blobs.get(job.blob), name=job.name, options=job.options)
+        with producer.blobs.local(job.blob) as document:
+            handle = producer.submit(document, name=job.name, options=job.options)
         self.drop(letter_id)
         return handle
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from producer.blobs import BlobStore, FolderStore
+from producer.blobs import BlobStore, open_store
 from producer.errors import IdempotencyMismatch, InvalidRequest, QueueFull, TooLarge
 from producer.following import follow
 from producer.idempotency import IdempotencyKey
@@ -18,6 +18,7 @@ from producer.ledger import AcceptedBefore, Ledger
 from producer.media import SNIFF_BYTES, sniff
 from producer.queue import Publisher
 from producer.settings import Settings
+from producer.sources import opened
 
 
 class Producer:
@@ -33,8 +34,8 @@ class Producer:
         self, settings: Settings | None = None, *, ledger: Ledger | None = None, blobs: BlobStore | None = None
     ) -> None:
         self.settings = settings or Settings()
-        self.ledger = ledger or Ledger(self.settings)
-        self.blobs: BlobStore = blobs or FolderStore(self.settings.blob_dir)
+        self.blobs: BlobStore = blobs or (ledger.blobs if ledger else open_store(self.settings))
+        self.ledger = ledger or Ledger(self.settings, blobs=self.blobs)
         self._publisher = Publisher(self.settings)
 
     def submit(
@@ -62,6 +63,25 @@ class Producer:
         path = Path(document)
         with _opened(path) as file:
             return self._submit(file, options, path.name if name is None else name, idempotency_key)
+
+    def submit_url(
+        self,
+        url: str,
+        options: ReadOptions | None = None,
+        *,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> JobHandle:
+        """`submit` the document at an address that the settings allow, once it has come.
+
+        Raises:
+            FetchForbidden: it is not at a place that documents may come from.
+            FetchFailed: there is no such document, or its place cannot be reached.
+            what `submit` raises.
+        """
+        with opened(url, self.settings) as file:
+            named = url.rpartition("/")[2] if name is None else name
+            return self._submit(file, options or ReadOptions(), named, idempotency_key)
 
     def _submit(
         self, source: bytes | IO[bytes], options: ReadOptions, name: str, idempotency_key: str | None

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors"},
     {"job", "settings", "cpus", "backoff", "room"},
-    {"media", "blobs", "ledger", "queue", "logs", "processes", "cards"},
-    {"following", "plan"},
+    {"media", "blobs", "s3", "outcomes", "ledger", "queue", "logs", "processes", "cards"},
+    {"following", "plan", "sources"},
     {"producer", "workers", "dead"},
     {"embedded", "progress", "printing"},
     {"gateway", "cli", "dead_commands"},
@@ -32,6 +32,8 @@ HEAVY = {
     "onnxruntime": "worker/predictors/onnx.py",
     "cupy": "worker/kernels.py",
     "cupyx": "worker/kernels.py",
+    "boto3": "producer/s3.py",
+    "botocore": "producer/s3.py",
     "onnx": "worker/predictors/graph.py",
     "nvidia": "worker/jpegs.py",
     "pynvml": "producer/cards.py",
@@ -85,7 +87,7 @@ def test_a_runtime_is_imported_in_one_module_when_it_is_used(runtime: str) -> No
 
 
 def test_importing_the_producer_stays_light() -> None:
-    heavy = {"numpy", "cv2", "paddle", "onnxruntime", "PIL", "pypdfium2", "fastapi"}
+    heavy = {"numpy", "cv2", "paddle", "onnxruntime", "PIL", "pypdfium2", "fastapi", "boto3"}
     code = f"import producer, sys; print(sorted({heavy} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ran.stdout.strip() == "[]"

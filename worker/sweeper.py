@@ -8,6 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from producer.blobs import BlobStore
+from producer.errors import OcrpoolError
 from producer.ledger import ORPHAN_S, Ledger, Swept
 from producer.queue import Publisher, queue_prefix
 from worker.periodic import Periodic
@@ -66,7 +67,7 @@ class Sweeper(Periodic):
         self._look_again_at = self._clock() + LOOK_AGAIN_S
         try:
             deleted = self._blobs.delete_unfinished(ORPHAN_S)
-        except OSError as error:
+        except (OSError, OcrpoolError) as error:
             log.warning("sweeper.unfinished_not_deleted", error=str(error))
         else:
             if deleted:

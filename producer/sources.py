@@ -1,0 +1,64 @@
+"""Documents that are handed in by their address: one way to open each scheme, where the settings allow it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from producer.errors import FetchFailed, FetchForbidden, NotFound, Unavailable
+from producer.s3 import Bucket, split
+from producer.settings import Settings
+
+
+@contextmanager
+def opened(url: str, settings: Settings) -> Iterator[IO[bytes]]:
+    """The document at the address as an open file, at its start; gone with the context.
+
+    Raises:
+        FetchForbidden: documents may not come from there. Nothing was sent.
+        FetchFailed: there is no such document, or its place cannot be reached.
+        TooLarge: it has more than `max_document_bytes`.
+        Unavailable: there is no room for it.
+    """
+    scheme = url.partition("://")[0].lower()
+    with tempfile.TemporaryFile() as file:
+        try:
+            match scheme:
+                case "s3":
+                    _fetch_object(url, settings, file)
+                case _:
+                    raise FetchForbidden("Documents are not fetched from addresses of this kind.")
+            file.seek(0)
+        except OSError as error:
+            raise Unavailable(f"There is no room for the document: {error.strerror}.") from error
+        yield file
+
+
+def _fetch_object(url: str, settings: Settings, file: IO[bytes]) -> None:
+    bucket, key = split(url)
+    if not _allowed(bucket, key, settings):
+        raise FetchForbidden("Documents may not be fetched from there (OCRPOOL_S3_SOURCES).")
+    try:
+        Bucket(bucket, f"The bucket {bucket}").download(key, file, most_bytes=settings.max_document_bytes, signed=False)
+    except NotFound as error:
+        raise FetchFailed("There is no document at this address.") from error
+    except Unavailable as error:
+        raise FetchFailed(str(error)) from error
+
+
+def _allowed(bucket: str, key: str, settings: Settings) -> bool:
+    # Servers that keep objects as files may take the dots for folders.
+    if not key.isprintable() or {"", ".", ".."} & set(key.split("/")):
+        return False
+    own = [settings.blob_url] if settings.blob_url.startswith("s3://") else []
+    return _within(bucket, key, settings.s3_sources) and not _within(bucket, key, own)
+
+
+def _within(bucket: str, key: str, places: tuple[str, ...] | list[str]) -> bool:
+    for allowed, folder in map(split, places):
+        beginning = f"{folder.strip('/')}/".lstrip("/")
+        if bucket == allowed and key.startswith(beginning):
+            return True
+    return False
