@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
@@ -147,7 +147,7 @@ class Bucket:
             if sink.tell() and "ContentRange" not in answer:
                 begin_anew()
             etag = answer["ETag"]
-            with answer["Body"] as body:
+            with closing(answer["Body"]) as body:
                 if most_bytes is not None and sink.tell() + answer["ContentLength"] > most_bytes:
                     raise TooLarge(f"The document has more than {most_bytes:,} bytes.")
                 for chunk in body.iter_chunks(CHUNK_BYTES):
@@ -158,6 +158,16 @@ class Bucket:
                 raise _Damaged
 
         self.attempt(go_on)
+
+
+class _Copy:
+    """A blob on this machine's disk. The file has no name: nothing is left behind, whatever is killed."""
+
+    def __init__(self) -> None:
+        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by its last reader
+        self.lock = threading.Lock()
+        self.complete = False
+        self.readers = 0
 
 
 class S3Store:
@@ -174,6 +184,8 @@ class S3Store:
         self._prefix = f"{prefix.strip('/')}/".lstrip("/")
         self._public_url = public_url
         self._bucket = bucket or Bucket(name, "The blob store")
+        self._lock = threading.Lock()
+        self._copies: dict[str, _Copy] = {}
 
     def _key(self, key: str) -> str:
         return self._prefix + checked(key)
@@ -235,14 +247,32 @@ class S3Store:
 
     @contextmanager
     def local(self, key: str) -> Iterator[Path]:
-        # A file without a name: nothing is left behind, whatever is killed.
-        with tempfile.TemporaryFile() as file:
-            try:
-                self._bucket.download(self._key(key), file)
-                file.flush()
-            except OSError as error:
-                raise Unavailable(f"There is no room for the document: {error.strerror}.") from error
-            yield Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+        """One copy serves all who read the blob at a time: the spans of a document are read side by side."""
+        name = self._key(key)
+        with self._lock:
+            copy = self._copies.setdefault(name, _Copy())
+            copy.readers += 1
+        try:
+            with copy.lock:
+                if not copy.complete:
+                    self._fill(copy.file, name)
+                    copy.complete = True
+            yield Path(f"/proc/{os.getpid()}/fd/{copy.file.fileno()}")
+        finally:
+            with self._lock:
+                copy.readers -= 1
+                if not copy.readers:
+                    del self._copies[name]
+                    copy.file.close()
+
+    def _fill(self, file: IO[bytes], name: str) -> None:
+        file.seek(0)
+        file.truncate()
+        try:
+            self._bucket.download(name, file)
+            file.flush()
+        except OSError as error:
+            raise Unavailable(f"There is no room for the document: {error.strerror}.") from error
 
     def delete(self, key: str) -> None:
         self._bucket.call("delete_object", Key=self._key(key))
@@ -313,6 +343,7 @@ _EXPECTED = frozenset({"NoSuchKey", "NoSuchUpload", "PreconditionFailed", "404",
 def _reason(error: Exception) -> tuple[str, bool]:
     """Why S3 did not do it, and whether that passes. Empty: the error is the caller's."""
     from botocore import exceptions as boto
+    from botocore.parsers import ResponseParserError
 
     code = code_of(error)
     status = (
@@ -323,7 +354,7 @@ def _reason(error: Exception) -> tuple[str, bool]:
         boto.ConnectionError,
         boto.IncompleteReadError,
         boto.ResponseStreamingError,
-        boto.ResponseParserError,
+        ResponseParserError,
     )
     reason, passes = "", False
     if isinstance(error, _Damaged):
@@ -338,7 +369,7 @@ def _reason(error: Exception) -> tuple[str, bool]:
         reason = "has no such bucket"
     elif code in _EXPECTED:
         pass
-    elif code in _PASSING or status >= 500 or status == 429:
+    elif code in _PASSING or (status >= 500 and status != 501):
         reason, passes = f"is overloaded or out of order ({code})", True
     elif isinstance(error, boto.ClientError):
         reason = f"denies access ({code})" if status in (401, 403) else f"refuses the request ({code})"

@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
@@ -16,6 +17,9 @@ from producer.ledger import Ledger
 from producer.producer import Producer
 from producer.settings import Settings
 from tests.redis_server import Server
+
+if TYPE_CHECKING:
+    from tests.s3_server import S3Server
 
 for name in [name for name in os.environ if name.startswith("OCRPOOL_")]:
     del os.environ[name]
@@ -61,6 +65,26 @@ def assert_every_key_is_owned(client: redis.Redis, namespace: str) -> None:
     for key in client.scan_iter(match=f"{namespace}:*", count=1000):
         name = key.decode().removeprefix(f"{namespace}:")
         assert name in OWNED or client.ttl(key) > 0, f"{key.decode()} has neither a TTL nor an owner"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One S3 server for the whole run. Tests share its bucket, each below a prefix of its own."""
+    from tests.s3_server import S3Server
+
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """The server, which boto3 finds in this process and its children."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    s3_server.seen.clear()
+    yield s3_server
+    s3_server.fault = lambda method, path: ""
 
 
 @pytest.fixture(scope="session")
