@@ -16,7 +16,7 @@ from typing import IO, Protocol
 from producer.errors import NotFound, Unavailable
 from producer.settings import Settings
 
-_KEY = re.compile(r"^[a-z0-9_]{4,80}$")
+_KEY = re.compile(r"[a-z0-9_]{4,80}")
 GONE = "The document is gone from the blob store."
 #: What a look at the store has found is believed for so long, in seconds.
 FRESH_S = 5.0
@@ -93,7 +93,7 @@ def open_store(settings: Settings) -> BlobStore:
 
 
 def checked(key: str) -> str:
-    if not _KEY.match(key):
+    if not _KEY.fullmatch(key):
         raise ValueError(f"not a blob key: {key!r}")
     return key
 

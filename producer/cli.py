@@ -20,6 +20,7 @@ from producer import dead_commands
 from producer.blobs import open_store
 from producer.embedded import Embedded, answers, pool_of_its_own, running_pool
 from producer.errors import DocumentError, InvalidRequest, OcrpoolError, Unavailable
+from producer.escaping import escaped
 from producer.job import JobResult, JobStatus, Lane, ReadOptions
 from producer.logs import configure_logs
 from producer.plan import one_worker, plan_for_this_machine
@@ -60,6 +61,9 @@ JobArgument = Annotated[str, typer.Argument(help="The job's id, as `ocrpool subm
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="text, or json: one object a line a document.")]
 Orientation = Annotated[bool, typer.Option("--orientation", help="Turn text lines that stand upside down.")]
 MinScore = Annotated[float, typer.Option(min=0, max=1, help="Leave out lines that the recogniser trusts less.")]
+PageRanges = Annotated[
+    str, typer.Option("--pages", help="Read these pages alone, such as 2,4-6.", show_default=False, metavar="RANGES")
+]
 
 Output = Annotated[
     Path | None,
@@ -107,14 +111,15 @@ def read(
     output: Output = None,
     orientation: Orientation = False,
     min_score: MinScore = 0.5,
+    pages: PageRanges = "",
     embedded: Alone = False,
 ) -> None:
     """Read documents and print their text. Uses the running pool, or starts one for as long as it takes."""
-    options = ReadOptions(orientation=orientation, min_score=min_score)
+    options = ReadOptions(orientation=orientation, min_score=min_score, pages=pages)
     # Before a pool is started for nothing.
     for file in files:
         if not file.is_file():
-            raise InvalidRequest(f"{file} is not a file.")
+            raise InvalidRequest(f"{escaped(str(file))} is not a file.")
     folder = OutputFolder(output, format) if output else None
     with _some_pool(embedded) as settings, Producer(settings) as producer:
         started = time.monotonic()
@@ -133,9 +138,9 @@ def read(
         if folder is None:
             seconds = (status.finished_at or 0) - status.created_at
             print_result(result.name, result, format, seconds=seconds if len(files) > 1 else None)
-    pages = sum(len(result.pages) for _, result in done)
-    rate = f"{pages / elapsed_s:.2f} pages/s"
-    err.print(f"{count(len(done), 'document')}, {count(pages, 'page')} in {elapsed_s:.1f} s ({rate})")
+    read_pages = sum(len(result.pages) for _, result in done)
+    rate = f"{read_pages / elapsed_s:.2f} pages/s"
+    err.print(f"{count(len(done), 'document')}, {count(read_pages, 'page')} in {elapsed_s:.1f} s ({rate})")
     if not all([report(result.name, result) for _, result in done]) or len(done) < len(files):
         raise typer.Exit(1)
 
@@ -146,7 +151,7 @@ def _submit_all(producer: Producer, files: list[Path], options: ReadOptions, job
         try:
             jobs.append(producer.submit(file, options).id)
         except (DocumentError, InvalidRequest) as error:
-            fail(f"{file.name}: {error} ({error.code})")
+            fail(escaped(f"{file.name}: {error} ({error.code})"))
 
 
 def _follow_all(producer: Producer, jobs: list[str], folder: OutputFolder | None) -> list[tuple[JobStatus, JobResult]]:
@@ -263,13 +268,14 @@ def submit(
     files: Files,
     orientation: Orientation = False,
     min_score: MinScore = 0.5,
+    pages: PageRanges = "",
     lane: Annotated[Lane, typer.Option(help="interactive or bulk.")] = Lane.INTERACTIVE,
     deadline_s: Deadline = None,
 ) -> None:
     """Hand documents to the running pool, and print their jobs' ids."""
     if lane is Lane.QUARANTINE:
         raise typer.BadParameter("the quarantine lane is the pool's own", param_hint="--lane")
-    options = ReadOptions(orientation=orientation, min_score=min_score, lane=lane, deadline_s=deadline_s)
+    options = ReadOptions(orientation=orientation, min_score=min_score, pages=pages, lane=lane, deadline_s=deadline_s)
     with running_pool() as producer:
         for file in files:
             out.print(producer.submit(file, options).id)
@@ -326,7 +332,7 @@ def run(commands: typer.Typer) -> None:
             fail(sentence)
         sys.exit(1)
     except OSError as error:
-        _die(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
+        _die(escaped(f"{error.filename or ''}: {error.strerror}".removeprefix(": ")))
 
 
 def _die(message: str) -> NoReturn:

@@ -6,9 +6,11 @@ import secrets
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from producer.errors import OcrpoolError, from_code
+from producer import page_ranges
+from producer.errors import InvalidRequest, OcrpoolError, from_code
+from producer.escaping import NAME_CHARS
 
 #: The version of every record and message below. A worker refuses a message of another version.
 CONTRACT_VERSION: Final = 1
@@ -78,6 +80,27 @@ class ReadOptions(Contract):
     deadline_s: float | None = Field(
         None, gt=0, le=7 * 86_400, description="The job expires this many seconds after submission."
     )
+    pages: Annotated[str, AfterValidator(page_ranges.normal)] = Field(
+        "",
+        max_length=page_ranges.MOST_CHARS,
+        description="Which pages are read, such as 2,4-6; those that the document has not are left out. Empty: all.",
+        examples=["2,4-6"],
+    )
+
+    def spans(self, document_pages: int, span_pages: int) -> list[Span]:
+        """What is read of a document with so many pages, in spans of at most `span_pages`.
+
+        Raises:
+            InvalidRequest: it has none of the pages that were asked for.
+        """
+        runs = page_ranges.up_to(self.pages, document_pages)
+        if not runs:
+            raise InvalidRequest(f"pages: the document has {document_pages}, and none of {self.pages}.")
+        return [
+            Span(first=first, count=min(span_pages, run.stop - first))
+            for run in runs
+            for first in range(run.start, run.stop, span_pages)
+        ]
 
 
 class ErrorDetail(Contract):
@@ -104,7 +127,7 @@ class Job(Contract):
     media_type: MediaType
     size_bytes: int = Field(ge=1)
     #: The name that the producer gave; shown, never used as a path.
-    name: str = Field("", max_length=255)
+    name: str = Field("", max_length=NAME_CHARS)
     options: ReadOptions = ReadOptions()
 
 
@@ -125,11 +148,6 @@ class Span(Contract):
     def parse(cls, text: str) -> Span:
         first, count = text.split("+")
         return cls(first=int(first), count=int(count))
-
-    @classmethod
-    def split(cls, pages: int, span_pages: int) -> list[Span]:
-        """The spans that cover pages 1 to `pages`, each of at most `span_pages`."""
-        return [cls(first=n, count=min(span_pages, pages - n + 1)) for n in range(1, pages + 1, span_pages)]
 
 
 #: The unit that counts a document's pages; every other unit is a span.
@@ -214,7 +232,7 @@ class JobStatus(Contract):
     id: JobId
     name: str = ""
     state: JobState
-    #: None until the document's pages are counted.
+    #: How many are read, all or those of `pages`. None until the document's pages are counted.
     pages_total: int | None = None
     pages_done: int = 0
     pages_failed: int = 0

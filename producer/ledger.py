@@ -34,6 +34,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 import redis
@@ -67,6 +68,8 @@ from producer.job import (
     Unit,
 )
 from producer.outcomes import StoredOutcome, inlined
+from producer.page_ranges import numbers
+from producer.redis_url import open_client
 from producer.room import Room
 from producer.settings import Settings
 
@@ -166,7 +169,7 @@ def reachable() -> Iterator[None]:
 
 
 class Ledger:
-    """The ledger on one Redis server, which has `timeout_s` seconds to answer.
+    """The ledger on one Redis server, or on the master that Sentinels name, which has `timeout_s` seconds to answer.
 
     Outcomes too large for it lie in `blobs`. Safe to share between threads.
     """
@@ -182,7 +185,7 @@ class Ledger:
         self.settings = settings
         self.blobs: BlobStore = blobs or open_store(settings)
         self.namespace = settings.namespace
-        self.redis = client or redis.Redis.from_url(
+        self.redis = client or open_client(
             settings.redis_url,
             socket_timeout=timeout_s,
             socket_connect_timeout=min(5, timeout_s),
@@ -215,15 +218,21 @@ class Ledger:
             return self._run(script, *args), ""
         with reachable(), self.redis.pipeline(transaction=False) as pipe:  # on one connection, whose writes count
             self._scripts[script](keys=[self.namespace], args=args, client=pipe)
-            pipe.execute_command("WAITAOF", 1, 0, _ms(self.settings.durable_timeout_s))
+            pipe.execute_command("WAITAOF", 1, self.settings.durable_replicas, _ms(self.settings.durable_timeout_s))
             verdict, written = pipe.execute(raise_on_error=False)
             if isinstance(verdict, Exception):
                 raise verdict
         if isinstance(written, redis.exceptions.ResponseError):
             return verdict, f"OCRPOOL_DURABLE needs Redis 7.2 with `appendonly yes`, which says: {written}"
-        return verdict, "" if written[
-            0
-        ] else "The pool's Redis did not write the job to its disk in time; it is not accepted."
+        local, replicas = written
+        if not local:
+            return verdict, "The pool's Redis did not write the job to its disk in time; it is not accepted."
+        if replicas < self.settings.durable_replicas:
+            return (
+                verdict,
+                "Too few replicas of the pool's Redis wrote the job to their disks; it is not accepted.",
+            )
+        return verdict, ""
 
     def ping(self) -> None:
         """Raises `Unavailable` when the server does not answer."""
@@ -240,10 +249,11 @@ class Ledger:
         """
         self._run("expect_blob", blob, _ms(ORPHAN_S))
 
-    def accept(self, job: Job, pages_total: int | None, key: IdempotencyKey | None = None) -> list[Unit]:
+    def accept(self, job: Job, document_pages: int | None, key: IdempotencyKey | None = None) -> list[Unit]:
         """Record the job, and return the units to publish. A key is known for as long as its job is.
 
         Raises:
+            InvalidRequest: the document has none of the pages that were asked for.
             AcceptedBefore: the key has brought a job for this very request.
             IdempotencyMismatch: it has brought one for another.
             QueueFull: `max_queued_jobs` jobs are unfinished.
@@ -252,7 +262,8 @@ class Ledger:
         """
         with reachable():
             self._room.check()
-        spans = [PREPARE] if pages_total is None else self._spans(pages_total)
+        spans = None if document_pages is None else job.options.spans(document_pages, self.settings.span_pages)
+        units = [PREPARE] if spans is None else [str(span) for span in spans]
         deadline_s = job.options.deadline_s or self.settings.deadline_s
         verdict, lost = self._run_durably(
             "accept",
@@ -265,10 +276,10 @@ class Ledger:
                     "deadline_ms": _ms(deadline_s),
                     "ttl_s": int(deadline_s + self.settings.result_ttl_s),
                     "lane": job.options.lane.value,
-                    "pages_total": pages_total,
+                    "pages_total": None if spans is None else sum(span.count for span in spans),
                     "key": key.name if key else "",
                     "fingerprint": key.fingerprint if key else "",
-                    "units": spans,
+                    "units": units,
                 }
             ),
         )
@@ -287,7 +298,7 @@ class Ledger:
                 raise QueueFull(f"The pool holds {most} unfinished jobs and takes no more now.")
             case [b"exists"]:
                 return []
-        return [(job.id, span, job.options.lane.value) for span in spans]
+        return [(job.id, unit, job.options.lane.value) for unit in units]
 
     def _forget(self, key: IdempotencyKey | None) -> None:
         if key:
@@ -312,14 +323,12 @@ class Ledger:
             with suppress(redis.exceptions.RedisError):  # it goes by itself
                 self.redis.delete(f"{self.namespace}:{note}")
 
-    def _spans(self, pages_total: int) -> list[str]:
-        return [str(span) for span in Span.split(pages_total, self.settings.span_pages)]
-
-    def plan(self, claim: Claim, pages_total: int) -> list[Unit]:
+    def plan(self, claim: Claim, spans: Sequence[Span]) -> list[Unit]:
         """Replace the claimed `prepare` by the job's spans, and return the units to publish: none if it came late."""
-        spans, lane = self._spans(pages_total), claim.job.options.lane.value
-        verdict = self._run("plan", claim.job.id, claim.fence, pages_total, lane, *spans)
-        return [(claim.job.id, span, lane) for span in spans] if verdict == b"planned" else []
+        units, lane = [str(span) for span in spans], claim.job.options.lane.value
+        pages_total = sum(span.count for span in spans)
+        verdict = self._run("plan", claim.job.id, claim.fence, pages_total, lane, *units)
+        return [(claim.job.id, unit, lane) for unit in units] if verdict == b"planned" else []
 
     def fail(self, claim: Claim, error: ErrorDetail) -> bool:
         """Fail a job whose pages cannot be counted. False if the claim is no longer this worker's."""
@@ -344,22 +353,13 @@ class Ledger:
         Raises:
             NotFound: there is no such job.
         """
+        return _status(job_id, self._fields(job_id))
+
+    def _fields(self, job_id: str) -> dict[bytes, bytes]:
         found = self._run("status", job_id)
         if not found:
             raise NotFound(f"There is no job {job_id}, or it is gone.")
-        job = _pairs(found)
-        return JobStatus(
-            id=job_id,
-            name=json.loads(job[b"record"])["name"],
-            state=JobState(job[b"state"].decode()),
-            pages_total=_number(job, b"pages_total", int),
-            pages_done=int(job[b"pages_done"]),
-            pages_failed=int(job[b"pages_failed"]),
-            created_at=int(job[b"created"]) / 1000,
-            started_at=_number(job, b"started", _seconds),
-            finished_at=_number(job, b"finished", _seconds),
-            error=ErrorDetail.model_validate_json(job[b"error"]) if b"error" in job else None,
-        )
+        return _pairs(found)
 
     def result(self, job_id: str) -> JobResult:
         """The final job with its pages.
@@ -369,20 +369,21 @@ class Ledger:
             NotFinished: the job is queued or running.
             Unavailable: Redis cannot be reached, or the blob store, where one of its pages lies there.
         """
-        status = self.status(job_id)
+        fields = self._fields(job_id)
+        status = _status(job_id, fields)
         if not status.final:
             raise NotFinished(f"The job is {status.state.value}; its result is there once it has finished.")
-        outcomes = tuple(_OUTCOME.validate_json(outcome) for outcome in self._outcomes(job_id, status.pages_total or 0))
+        pages = islice(numbers(json.loads(fields[b"record"])["options"]["pages"]), status.pages_total or 0)
+        outcomes = tuple(_OUTCOME.validate_json(outcome) for outcome in self._outcomes(job_id, pages))
         if len(outcomes) < status.pages_done + status.pages_failed:
             raise NotFound(f"The job {job_id} is gone.")
         return JobResult(id=job_id, name=status.name, state=status.state, pages=outcomes, error=status.error)
 
-    def _outcomes(self, job_id: str, pages_total: int) -> Iterator[bytes]:
-        """A final job's outcomes in page order. They change no more, so nobody has to wait until all are read."""
-        for first in range(1, pages_total + 1, RESULT_PAGES):
-            pages = [str(page) for page in range(first, min(first + RESULT_PAGES, pages_total + 1))]
+    def _outcomes(self, job_id: str, pages: Iterator[int]) -> Iterator[bytes]:
+        """A final job's outcomes of these pages. They change no more, so nobody has to wait until all are read."""
+        while some := [str(page) for page in islice(pages, RESULT_PAGES)]:
             with reachable():
-                found = cast(list[bytes | None], self.redis.hmget(f"{self.namespace}:pages:{job_id}", pages))
+                found = cast(list[bytes | None], self.redis.hmget(f"{self.namespace}:pages:{job_id}", some))
             yield from inlined(filter(None, found), self.blobs)
 
     def job(self, job_id: str) -> Job:
@@ -574,6 +575,21 @@ class Ledger:
             for key, value in zip(keys, values, strict=True)
             if value is not None
         }
+
+
+def _status(job_id: str, job: Mapping[bytes, bytes]) -> JobStatus:
+    return JobStatus(
+        id=job_id,
+        name=json.loads(job[b"record"])["name"],
+        state=JobState(job[b"state"].decode()),
+        pages_total=_number(job, b"pages_total", int),
+        pages_done=int(job[b"pages_done"]),
+        pages_failed=int(job[b"pages_failed"]),
+        created_at=int(job[b"created"]) / 1000,
+        started_at=_number(job, b"started", _seconds),
+        finished_at=_number(job, b"finished", _seconds),
+        error=ErrorDetail.model_validate_json(job[b"error"]) if b"error" in job else None,
+    )
 
 
 def _source(prelude: str, script: str) -> str:

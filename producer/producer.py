@@ -11,6 +11,7 @@ from typing import IO, Self
 
 from producer.blobs import BlobStore, open_store
 from producer.errors import IdempotencyMismatch, InvalidRequest, QueueFull, TooLarge
+from producer.escaping import NAME_CHARS, escaped, shown_name
 from producer.following import follow
 from producer.idempotency import IdempotencyKey
 from producer.job import Job, JobResult, JobStatus, ReadOptions, new_job_id
@@ -48,11 +49,14 @@ class Producer:
     ) -> JobHandle:
         """Accept a document (its bytes, a file's path, or a file open for reading) and return at once.
 
+        The job keeps the name, without folders and control characters, to be shown; it is never a path.
+
         Whoever cannot know whether a document was accepted hands it in again under the same `idempotency_key`: for as
         long as the pool knows the job, it is that one.
 
         Raises:
-            InvalidRequest: there is no such file, or the key is not of printable ASCII characters.
+            InvalidRequest: there is no such file, the name has more than 255 characters, the key is not of printable
+                ASCII characters, or the one page of an image is not among those that were asked for.
             IdempotencyMismatch: the key was used with another document, name or options.
             UnsupportedMediaType, CorruptDocument, TooLarge: the document can be refused by its first bytes or size.
             QueueFull, Unavailable: the pool takes nothing now.
@@ -86,6 +90,9 @@ class Producer:
     def _submit(
         self, source: bytes | IO[bytes], options: ReadOptions, name: str, idempotency_key: str | None
     ) -> JobHandle:
+        name = shown_name(name)
+        if len(name) > NAME_CHARS:
+            raise InvalidRequest(f"name: at most {NAME_CHARS} characters.")
         head, size_bytes = _look(source)
         media_type = sniff(head)
         if size_bytes > self.settings.max_document_bytes:
@@ -99,18 +106,18 @@ class Producer:
             blob=job_id,
             media_type=media_type,
             size_bytes=size_bytes,
-            name=name[:255],
+            name=name,
             options=options,
         )
         # Whatever ends this process before the job is accepted, the sweeper finds the blob.
         self.ledger.expect_blob(job.blob)
         self.blobs.put(job.blob, source)
         try:
-            units = self.ledger.accept(job, pages_total=1 if media_type.single_page else None, key=key)
+            units = self.ledger.accept(job, document_pages=1 if media_type.single_page else None, key=key)
         except AcceptedBefore as before:
             self._drop_blob(job.blob)
             return JobHandle(self, before.job_id, replayed=True)
-        except (QueueFull, IdempotencyMismatch):
+        except (QueueFull, IdempotencyMismatch, InvalidRequest):
             # After any other error the job may have been accepted all the same, so its blob is left to the sweeper.
             self._drop_blob(job.blob)
             raise
@@ -197,7 +204,9 @@ def _opened(path: Path) -> IO[bytes]:
     try:
         return path.open("rb")
     except OSError as error:
-        raise InvalidRequest(f"{path} cannot be read: {error.strerror}.") from error
+        raise InvalidRequest(f"{escaped(str(path))} cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # a path with NUL
+        raise InvalidRequest(f"{escaped(str(path))} cannot be read: {error}.") from error
 
 
 def _look(source: bytes | IO[bytes]) -> tuple[bytes, int]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import boto3
-from moto.server import DomainDispatcherApplication, create_backend_app
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 KEY, SECRET = "AKIATESTTESTTESTTEST", "secret"
 BUCKET = "scans"
 
-#: What becomes of a request, asked before S3 has it: its method and path -> the code of the error that is answered
-#: instead, "lost" for one that is served and not answered, "flipped" for one whose body has a wrong byte when it comes; or nothing.
+#: What becomes of a request, by its method and path: the code of the error that is answered instead, "lost" where it is
+#: served and not answered, "flipped" where its body comes with a wrong byte, or nothing.
 Fault = Callable[[str, str], str]
 
 

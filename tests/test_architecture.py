@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[1]
 
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
-    {"errors"},
+    {"errors", "escaping", "page_ranges", "redis_url"},
     {"job", "settings", "cpus", "backoff", "room"},
-    {"media", "blobs", "s3", "outcomes", "ledger", "queue", "logs", "processes", "cards"},
+    {"media", "blobs", "s3", "outcomes", "idempotency", "ledger", "queue", "logs", "processes", "cards"},
     {"following", "plan", "sources"},
     {"producer", "workers", "dead"},
     {"embedded", "progress", "printing"},

@@ -1,7 +1,9 @@
-"""Celery's consumer, strict: what it cannot use goes back to the channel, which has the message as it came."""
+"""Celery's consumer, strict: what it cannot use goes back to the channel, which has the message as it came, and what it
+has used up leaves the event loop."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from celery.worker.consumer import Consumer
@@ -13,6 +15,18 @@ class ForeignMessage(Exception):
 
 class StrictConsumer(Consumer):  # type: ignore[misc]  # Celery's classes are untyped
     """Raises where Celery logs and drops; `HintChannel` counts, keeps and acknowledges."""
+
+    #: What the connection that is in use has the event loop call.
+    _ticks: frozenset[Callable[[], None]] = frozenset()
+
+    def connect(self) -> Any:
+        """As Celery has it. kombu 5.7 leaves the calls of each connection that was lost in the loop, and with them its
+        transport, its poller and its timers."""
+        self.hub.on_tick -= self._ticks
+        before = frozenset(self.hub.on_tick)
+        connection = super().connect()
+        self._ticks = frozenset(self.hub.on_tick) - before
+        return connection
 
     def on_unknown_message(self, body: Any, message: Any) -> NoReturn:
         raise ForeignMessage("it names no task")

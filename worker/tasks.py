@@ -60,13 +60,14 @@ def prepare(station: Station, body: object) -> None:
         try:
             with _document(station, claim) as path:
                 pages = station.rasteriser.count_pages(path, claim.job.media_type)
+            spans = claim.job.options.spans(pages, station.settings.span_pages)
         except Unavailable as error:
             _log_and_pause(station, claim, error)
             units = _patiently(station, lease, partial(station.ledger.release, claim, again=True))
         except OcrpoolError as error:
             units = _patiently(station, lease, partial(_fail, station, claim, error))
         else:
-            units = _patiently(station, lease, partial(station.ledger.plan, claim, pages))
+            units = _patiently(station, lease, partial(station.ledger.plan, claim, spans))
     station.publisher.publish(units or ())
 
 

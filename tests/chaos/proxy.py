@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 
 class Proxy:
@@ -20,6 +21,7 @@ class Proxy:
         self.most_bytes = 0
         self._connections: set[socket.socket] = set()
         self._silent: set[socket.socket] = set()
+        self._all_silent = False
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
@@ -31,10 +33,16 @@ class Proxy:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def go_silent(self) -> None:
-        """From now on nothing passes on the connections that are open, and nobody is told; new ones work."""
-        with self._lock:
-            self._silent |= self._connections
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """Nothing passes, and nobody is told. New connections work afterwards; those open at the end stay silent."""
+        self._all_silent = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._silent |= self._connections
+                self._all_silent = False
 
     def close(self) -> None:
         self._listener.close()
@@ -62,7 +70,7 @@ class Proxy:
                     time.sleep(self.latency_s)
                 if most_bytes:
                     data = data[: most_bytes - passed]
-                if source not in self._silent:
+                if not (self._all_silent or source in self._silent):
                     sink.sendall(data)
                 passed += len(data)
                 if passed == most_bytes:

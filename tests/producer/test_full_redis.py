@@ -48,7 +48,7 @@ def test_a_full_redis_still_lets_accepted_work_end(roomy: Ledger) -> None:
     # Given a page that is read, a job that is not wanted, a unit that is given back, and a worker that died
     jobs = [make_job() for _ in range(4)]
     for job in jobs:
-        roomy.accept(job, pages_total=1)
+        roomy.accept(job, document_pages=1)
     read, unwanted, back, dead = jobs
     reading, returned = claimed(roomy, read, "1+1"), claimed(roomy, back, "1+1")
     fill(roomy)
@@ -62,12 +62,12 @@ def test_a_full_redis_still_lets_accepted_work_end(roomy: Ledger) -> None:
     with pytest.raises(Unavailable):
         roomy.claim(dead.id, "1+1", "gpu0")
     with pytest.raises(Unavailable):
-        Ledger(roomy.settings, roomy.redis).accept(make_job(), pages_total=1)
+        Ledger(roomy.settings, roomy.redis).accept(make_job(), document_pages=1)
 
 
 def test_a_full_redis_is_swept(roomy: Ledger) -> None:
     job = make_job()
-    roomy.accept(job, pages_total=1)
+    roomy.accept(job, document_pages=1)
     claimed(roomy, job, "1+1")
     lapse(roomy)
     fill(roomy)
@@ -95,9 +95,9 @@ def test_intake_stops_at_the_reserve(roomy: Ledger) -> None:
     used = roomy.redis.info("memory")["used_memory"]
     roomy.redis.config_set("maxmemory", round(used / 0.9))
     with pytest.raises(Unavailable, match="nearly full"):
-        roomy.accept(make_job(), pages_total=1)
+        roomy.accept(make_job(), document_pages=1)
     roomy.redis.config_set("maxmemory", 2 * used)
-    Ledger(roomy.settings, roomy.redis).accept(make_job(), pages_total=1)
+    Ledger(roomy.settings, roomy.redis).accept(make_job(), document_pages=1)
 
 
 def test_the_memory_is_looked_at_once_a_second() -> None:

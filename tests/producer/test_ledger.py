@@ -50,11 +50,11 @@ def claimed(ledger: Ledger, job: Job, unit: str, worker: str = "gpu0") -> Claim:
 def test_a_job_goes_from_accepted_to_succeeded(ledger: Ledger) -> None:
     # Given a document whose pages are not counted
     job = make_job()
-    assert ledger.accept(job, pages_total=None) == [(job.id, PREPARE, "interactive")]
+    assert ledger.accept(job, document_pages=None) == [(job.id, PREPARE, "interactive")]
     assert ledger.status(job.id).state is JobState.QUEUED
 
     # When a worker counts twelve pages, and two spans are read
-    planned = ledger.plan(claimed(ledger, job, PREPARE), 12)
+    planned = ledger.plan(claimed(ledger, job, PREPARE), job.options.spans(12, 8))
     assert planned == [(job.id, "1+8", "interactive"), (job.id, "9+4", "interactive")]
     for unit in ("9+4", "1+8"):
         claim = claimed(ledger, job, unit)
@@ -75,7 +75,7 @@ def test_a_job_goes_from_accepted_to_succeeded(ledger: Ledger) -> None:
 )
 def test_failed_pages_decide_the_final_state(ledger: Ledger, failing: tuple[int, ...], state: str) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=3)
+    ledger.accept(job, document_pages=3)
     claim = claimed(ledger, job, "1+3")
     for page in claim.pages:
         ledger.finish_page(claim, page_failed(page) if page in failing else page_read(page))
@@ -88,14 +88,14 @@ def test_failed_pages_decide_the_final_state(ledger: Ledger, failing: tuple[int,
 
 def test_a_live_lease_keeps_others_away(ledger: Ledger) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=1)
+    ledger.accept(job, document_pages=1)
     claimed(ledger, job, "1+1", "gpu0")
     assert ledger.claim(job.id, "1+1", "gpu1") is Refusal.HELD
 
 
 def test_a_lapsed_lease_keeps_others_away_until_its_death_is_counted(ledger: Ledger) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=1)
+    ledger.accept(job, document_pages=1)
     claimed(ledger, job, "1+1", "gpu0")
     lapse(ledger)
     assert ledger.claim(job.id, "1+1", "gpu1") is Refusal.HELD
@@ -106,7 +106,7 @@ def test_a_lapsed_lease_keeps_others_away_until_its_death_is_counted(ledger: Led
 def test_a_worker_that_lost_its_lease_writes_nothing(ledger: Ledger, settings: Settings) -> None:
     # Given a worker whose lease ran out, and another that took the span
     job = make_job()
-    ledger.accept(job, pages_total=2)
+    ledger.accept(job, document_pages=2)
     late = claimed(ledger, job, "1+2", "gpu0")
     lapse(ledger)
     assert ledger.sweep("q.").publish == ((job.id, "1+2", "interactive"),)
@@ -126,7 +126,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(ledger: Ledger, settings: S
 
 def test_a_second_try_gets_the_missing_pages_only(ledger: Ledger) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=4)
+    ledger.accept(job, document_pages=4)
     first = claimed(ledger, job, "1+4")
     ledger.finish_page(first, page_read(3))
     lapse(ledger)
@@ -137,7 +137,7 @@ def test_a_second_try_gets_the_missing_pages_only(ledger: Ledger) -> None:
 
 def test_cancel_is_final(ledger: Ledger) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=2)
+    ledger.accept(job, document_pages=2)
     claim = claimed(ledger, job, "1+2")
     ledger.finish_page(claim, page_read(1))
 
@@ -158,7 +158,7 @@ def test_cancel_is_final(ledger: Ledger) -> None:
 def test_a_job_expires_at_its_deadline_by_the_servers_clock(ledger: Ledger) -> None:
     swept, claimed_late = make_job(deadline_s=100), make_job(deadline_s=100)
     for job in (swept, claimed_late):
-        ledger.accept(job, pages_total=1)
+        ledger.accept(job, document_pages=1)
         ledger.redis.hset(f"{ledger.namespace}:job:{job.id}", "deadline", 1)
     assert ledger.claim(claimed_late.id, "1+1", "gpu0") is Refusal.FINAL
     ledger.redis.zadd(f"{ledger.namespace}:active", {swept.id: 1})
@@ -173,7 +173,7 @@ def test_a_job_expires_at_its_deadline_by_the_servers_clock(ledger: Ledger) -> N
 def test_pages_of_workers_that_die_go_to_quarantine_one_by_one(ledger: Ledger) -> None:
     # Given a span of three pages whose second page kills every worker, and two workers that died with it
     job = make_job()
-    ledger.accept(job, pages_total=3)
+    ledger.accept(job, document_pages=3)
     for _ in range(2):
         claimed(ledger, job, "1+3")
         lapse(ledger)
@@ -206,7 +206,7 @@ def test_pages_of_workers_that_die_go_to_quarantine_one_by_one(ledger: Ledger) -
 
 def test_a_slow_holder_that_renews_again_has_not_died(ledger: Ledger) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=1)
+    ledger.accept(job, document_pages=1)
     claim = claimed(ledger, job, "1+1")
     for _ in range(5):
         lapse(ledger)
@@ -218,7 +218,7 @@ def test_a_slow_holder_that_renews_again_has_not_died(ledger: Ledger) -> None:
 
 def test_the_dead_are_found_by_sweeps_that_are_further_apart_than_a_lease(ledger: Ledger) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=1)
+    ledger.accept(job, document_pages=1)
     claimed(ledger, job, "1+1")
     lapse(ledger)
     deaths = 0
@@ -234,7 +234,7 @@ def test_what_was_written_before_the_clock_stepped_back_is_found(ledger: Ledger)
     # Given a held unit, a waiting one and a frontier, all of an hour that is yet to come
     held, waits = make_job(), make_job()
     for job in (held, waits):
-        ledger.accept(job, pages_total=1)
+        ledger.accept(job, document_pages=1)
     claimed(ledger, held, "1+1")
     hour_ms = 3_600_000
     ledger.redis.zincrby(f"{ledger.namespace}:leases", hour_ms, f"{held.id} 1+1")
@@ -249,9 +249,15 @@ def test_what_was_written_before_the_clock_stepped_back_is_found(ledger: Ledger)
     ledger.redis.delete("q.interactive")
 
 
+def test_a_turn_to_sweep_from_before_the_clock_stepped_back_is_over(ledger: Ledger) -> None:
+    assert [ledger.take_turn(5) for _ in range(2)] == [True, False]
+    ledger.redis.pexpire(f"{ledger.namespace}:sweeping", 3_600_000)
+    assert [ledger.take_turn(5) for _ in range(2)] == [True, False]
+
+
 def test_members_that_no_script_wrote_leave_the_sweep_in_peace(ledger: Ledger) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=1)
+    ledger.accept(job, document_pages=1)
     claimed(ledger, job, "1+1")
     lapse(ledger)
     for key in ("leases", "waiting:interactive", "waiting:bulk"):
@@ -262,7 +268,7 @@ def test_members_that_no_script_wrote_leave_the_sweep_in_peace(ledger: Ledger) -
 
 def test_a_renewal_that_comes_after_the_release_brings_no_lease_back(ledger: Ledger) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=2)
+    ledger.accept(job, document_pages=2)
     claim = claimed(ledger, job, "1+2")
     ledger.finish_page(claim, page_read(1))
     ledger.release(claim, again=False)
@@ -273,7 +279,7 @@ def test_a_renewal_that_comes_after_the_release_brings_no_lease_back(ledger: Led
 def test_no_fence_is_given_twice_though_the_server_forgets_its_last_second(ledger: Ledger) -> None:
     # Given a claim that a crash of the server takes along
     job = make_job()
-    ledger.accept(job, pages_total=1)
+    ledger.accept(job, document_pages=1)
     before = {key: ledger.redis.dump(key) for key in ledger.redis.scan_iter(f"{ledger.namespace}:*")}
     lost = claimed(ledger, job, "1+1", "gpu0")
     for key in ledger.redis.scan_iter(f"{ledger.namespace}:*"):
@@ -290,7 +296,7 @@ def test_no_fence_is_given_twice_though_the_server_forgets_its_last_second(ledge
 
 def test_after_an_outage_live_holders_have_time_to_renew(ledger: Ledger) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=1)
+    ledger.accept(job, document_pages=1)
     claimed(ledger, job, "1+1")
     ledger.sweep("q.")
     lapse(ledger)
@@ -303,7 +309,7 @@ def test_after_an_outage_live_holders_have_time_to_renew(ledger: Ledger) -> None
 def test_a_fence_never_comes_twice_even_where_a_unit_of_the_same_name_does(ledger: Ledger) -> None:
     # Given a one-page span whose first holder only seemed dead, and whose quarantine span has the same name
     job = make_job()
-    ledger.accept(job, pages_total=1)
+    ledger.accept(job, document_pages=1)
     zombie = claimed(ledger, job, "1+1", "gpu0")
     for _ in range(2):
         lapse(ledger)
@@ -317,7 +323,7 @@ def test_a_fence_never_comes_twice_even_where_a_unit_of_the_same_name_does(ledge
 
 def test_a_message_that_the_broker_lost_is_published_again_once_its_queue_is_empty(ledger: Ledger) -> None:
     job = make_job(lane=Lane.BULK)
-    ledger.accept(job, pages_total=1)
+    ledger.accept(job, document_pages=1)
     published_at(ledger, job, "1+1", 1)
     prefix = f"{ledger.namespace}."
 
@@ -332,7 +338,7 @@ def test_or_once_the_queue_has_come_to_much_later_messages(ledger: Ledger) -> No
     # Given a queue that is never empty, a lost message, and one that was published long after it and is being read
     lost, later, waiting = make_job(), make_job(), make_job()
     for job in (lost, later, waiting):
-        ledger.accept(job, pages_total=1)
+        ledger.accept(job, document_pages=1)
     prefix = f"{ledger.namespace}."
     ledger.redis.rpush(f"{prefix}interactive", "the message of the last job")
     published_at(ledger, lost, "1+1", 1)
@@ -346,7 +352,7 @@ def test_or_once_the_queue_has_come_to_much_later_messages(ledger: Ledger) -> No
 
 def test_a_released_unit_goes_back_without_a_death(ledger: Ledger) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=1)
+    ledger.accept(job, document_pages=1)
     claim = claimed(ledger, job, "1+1")
     assert ledger.release(claim, again=True) == [(job.id, "1+1", "interactive")]
     assert ledger.finish_page(claim, page_read(1)) is Refusal.FENCED
@@ -356,7 +362,7 @@ def test_a_released_unit_goes_back_without_a_death(ledger: Ledger) -> None:
 
 def test_the_blob_of_a_finished_job_is_garbage_when_its_result_is(ledger: Ledger) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=1)
+    ledger.accept(job, document_pages=1)
     garbage = f"{ledger.namespace}:garbage"
     while_unfinished = ledger.redis.zscore(garbage, job.blob) or 0
     ledger.cancel(job.id)
@@ -371,17 +377,17 @@ def test_the_blob_of_a_finished_job_is_garbage_when_its_result_is(ledger: Ledger
 def test_a_full_pool_refuses_more(settings: Settings) -> None:
     ledger = Ledger(settings.model_copy(update={"max_queued_jobs": 1}))
     first = make_job()
-    ledger.accept(first, pages_total=1)
+    ledger.accept(first, document_pages=1)
     with pytest.raises(QueueFull, match="1 unfinished jobs"):
-        ledger.accept(make_job(), pages_total=1)
+        ledger.accept(make_job(), document_pages=1)
     ledger.cancel(first.id)
-    ledger.accept(make_job(), pages_total=1)
+    ledger.accept(make_job(), document_pages=1)
     ledger.close()
 
 
 def test_asking_too_early_or_for_nothing(ledger: Ledger) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=1)
+    ledger.accept(job, document_pages=1)
     with pytest.raises(NotFinished):
         ledger.result(job.id)
     with pytest.raises(NotFound):
@@ -405,7 +411,7 @@ def published_at(ledger: Ledger, job: Job, unit: str, ms: int) -> None:
 @pytest.mark.parametrize("pages", [RESULT_PAGES - 1, RESULT_PAGES, 2 * RESULT_PAGES + 1])
 def test_a_long_result_is_read_in_parts_and_comes_whole_and_in_order(ledger: Ledger, pages: int) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=pages)
+    ledger.accept(job, document_pages=pages)
     for first in range(1, pages + 1, 8):
         claim = claimed(ledger, job, f"{first}+{min(8, pages + 1 - first)}")
         for page in claim.pages:

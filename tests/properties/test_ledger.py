@@ -34,7 +34,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def accept(self, pages: int, counted: bool) -> None:
         self.pages = pages
         self.job = make_job()
-        self.units = [unit for _, unit, _ in self.ledger.accept(self.job, pages_total=pages if counted else None)]
+        self.units = [unit for _, unit, _ in self.ledger.accept(self.job, document_pages=pages if counted else None)]
         self.claims: list[Claim] = []
         #: Each unit's last claim, and whether its lease can still be alive.
         self.holders: dict[str, Claim] = {}
@@ -63,7 +63,12 @@ class LedgerMachine(RuleBasedStateMachine):
         """Any claim, also a stale one, writes any of its pages, also a second time; `prepare` plans."""
         claim = data.draw(st.sampled_from(self.claims))
         if claim.unit == PREPARE:
-            planned = [unit for _, unit, _ in self.ledger.plan(claim, self.pages)]
+            planned = [
+                unit
+                for _, unit, _ in self.ledger.plan(
+                    claim, claim.job.options.spans(self.pages, self.ledger.settings.span_pages)
+                )
+            ]
             assert not planned or self.holders[PREPARE] is claim, "a stale claim planned"
             self.units += planned
             return
@@ -151,7 +156,12 @@ class LedgerMachine(RuleBasedStateMachine):
                 if not isinstance(claim, Claim):
                     continue
                 if claim.unit == PREPARE:
-                    self.units += [unit for _, unit, _ in self.ledger.plan(claim, self.pages)]
+                    self.units += [
+                        unit
+                        for _, unit, _ in self.ledger.plan(
+                            claim, claim.job.options.spans(self.pages, self.ledger.settings.span_pages)
+                        )
+                    ]
                 for page in claim.pages:
                     self.ledger.finish_page(claim, page_read(page, "last"))
             self.units += swept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import producer
 from producer.errors import Unavailable
 from producer.job import JobState, Lane
 from producer.ledger import Claim, Ledger
@@ -20,20 +22,8 @@ from producer.settings import Settings
 from tests.conftest import assert_every_key_is_owned
 from tests.producer.test_ledger import claimed, lapse, make_job, page_read
 
-SCRIPTS = [
-    "accept",
-    "bury",
-    "claim",
-    "expect_outcome",
-    "finish_job",
-    "finish_page",
-    "note",
-    "plan",
-    "release",
-    "renew",
-    "status",
-    "sweep",
-]
+#: Every one that there is.
+SCRIPTS = sorted({path.stem for path in Path(producer.__file__).parent.glob("lua/*.lua")} - {"prelude"})
 #: Stand for what the test's job has: its id, and the fences of its claims.
 JOB, FENCE, PREPARE_FENCE = "<job>", "<fence>", "<fence of prepare>"
 JUNK = st.one_of(
@@ -100,6 +90,7 @@ def test_no_admission_breaks_the_ledger(fuzzed: Ledger) -> None:
         ("accept", [admission(record="[")]),
         ("claim", [JOB, "3+1", "3", "1e12", "gpu1", "9000", "9", "{}", "token"]),
         ("claim", [JOB, "3+1", "3", "1", "gpu1", "soon", "9", "{}", "token"]),
+        ("expect_blob", ["blob", "inf"]),
         ("finish_job", [JOB, "running", "{}", "9", ""]),
         ("finish_job", [JOB, "failed", "{}", "soon", ""]),
         ("finish_page", [JOB, "1+2", FENCE, "3", "{}", "", "9"]),
@@ -137,8 +128,8 @@ def check(ledger: Ledger, script: str, arguments: list[str | bytes]) -> str:
     ledger.namespace = f"t{uuid.uuid4().hex[:12]}"
     job, uncounted = make_job(), make_job()
     ledger.settings = ledger.settings.model_copy(update={"span_pages": 2})
-    ledger.accept(job, pages_total=3)
-    ledger.accept(uncounted, pages_total=None)
+    ledger.accept(job, document_pages=3)
+    ledger.accept(uncounted, document_pages=None)
     claim, counting = claimed(ledger, job, "1+2"), claimed(ledger, uncounted, "prepare")
     subject = uncounted.id if PREPARE_FENCE in arguments else job.id
     known = {JOB: subject, FENCE: str(claim.fence), PREPARE_FENCE: str(counting.fence)}

@@ -23,7 +23,7 @@ def test_a_held_lease_is_renewed_and_a_lost_one_told(ledger: Ledger) -> None:
     kept, lost = make_job(), make_job()
     keeper = LeaseKeeper(ledger, renew_s=3600)
     for job in (kept, lost):
-        ledger.accept(job, pages_total=1)
+        ledger.accept(job, document_pages=1)
     with (
         keeper.hold(claimed(ledger, kept, "1+1")) as kept_lease,
         keeper.hold(claimed(ledger, lost, "1+1")) as lost_lease,
@@ -43,7 +43,7 @@ def test_a_held_lease_is_renewed_and_a_lost_one_told(ledger: Ledger) -> None:
 def test_what_ends_a_worker_that_knows_it_counts_a_death_at_once(ledger: Ledger, settings: Settings) -> None:
     # Given a worker that hangs with one unit, and another that it held before
     job = make_job()
-    ledger.accept(job, pages_total=2 * settings.span_pages)
+    ledger.accept(job, document_pages=2 * settings.span_pages)
     first, second = f"1+{settings.span_pages}", f"{settings.span_pages + 1}+{settings.span_pages}"
     stale = claimed(ledger, job, second)
     ledger.release(stale, again=True)
@@ -65,7 +65,7 @@ def test_one_sweeper_of_many_publishes_what_a_dead_worker_held_and_deletes_blobs
     held, over = make_job(), make_job()
     for job in (held, over):
         blobs.put(job.blob, b"document")
-        ledger.accept(job, pages_total=1)
+        ledger.accept(job, document_pages=1)
     claimed(ledger, held, "1+1")
     ledger.cancel(over.id)
     ledger.redis.zadd(f"{settings.namespace}:garbage", {over.blob: 1})

@@ -61,7 +61,7 @@ def away(times: int, act: Callable[..., Any], *, after: bool = False) -> Callabl
 
 def test_an_outcome_is_written_however_long_the_ledger_is_away(ledger: Ledger) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=1)
+    ledger.accept(job, document_pages=1)
     lease = Lease(claimed(ledger, job, "1+1"), lost=Lost())
     flaky = SimpleNamespace(finish_page=away(50, ledger.finish_page))
     assert tasks._finish(station(flaky, threading.Event(), ledger), lease, page_read(1))
@@ -70,7 +70,7 @@ def test_an_outcome_is_written_however_long_the_ledger_is_away(ledger: Ledger) -
 
 def test_a_worker_that_stops_gives_up_after_a_few_tries(ledger: Ledger) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=1)
+    ledger.accept(job, document_pages=1)
     stopping = threading.Event()
     stopping.set()
     flaky = SimpleNamespace(finish_page=away(50, ledger.finish_page))
@@ -81,7 +81,7 @@ def test_a_worker_that_stops_gives_up_after_a_few_tries(ledger: Ledger) -> None:
 @pytest.mark.parametrize("after", [False, True], ids=["before the claim", "after the claim"])
 def test_a_connection_that_breaks_costs_no_claim(ledger: Ledger, after: bool) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=2)
+    ledger.accept(job, document_pages=2)
     flaky = SimpleNamespace(claim=away(7, ledger.claim, after=after))
     claim = tasks._claim(station(flaky, Stopping(after=100), ledger), job.id, "1+2")
     assert isinstance(claim, Claim)
@@ -92,7 +92,7 @@ def test_a_connection_that_breaks_costs_no_claim(ledger: Ledger, after: bool) ->
 
 def test_a_worker_that_stops_leaves_its_message_to_the_sweeper(ledger: Ledger) -> None:
     job = make_job()
-    ledger.accept(job, pages_total=1)
+    ledger.accept(job, document_pages=1)
     flaky = SimpleNamespace(claim=away(1000, ledger.claim))
     assert tasks._claim(station(flaky, Stopping(after=9), ledger), job.id, "1+1") is None
     assert ledger.backlog()["waiting_interactive"] == 1

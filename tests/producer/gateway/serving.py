@@ -97,7 +97,7 @@ def count_pages(ledger: Ledger, job_id: str, pages: int) -> None:
     """Do what a worker does first with a PDF."""
     claim = ledger.claim(job_id, PREPARE, "test")
     assert isinstance(claim, Claim)
-    ledger.plan(claim, pages)
+    ledger.plan(claim, claim.job.options.spans(pages, ledger.settings.span_pages))
 
 
 def read_pages(ledger: Ledger, job_id: str, span: str = "1+1", failing: Collection[int] = ()) -> None:

@@ -116,3 +116,24 @@ def test_a_second_request_under_the_key_of_one_that_still_comes_in_is_told_so(
         answer = http.post("/v1/jobs", files={"file": ("a.png", PNG)}, headers=headers)
         assert_problem(answer, 409, "request_in_progress")
     assert http.post("/v1/jobs", files={"file": ("a.png", PNG)}, headers=headers).status_code == 202
+
+
+def test_some_pages_of_a_document(http: httpx.Client, ledger: Ledger) -> None:
+    # Given a PDF of twelve pages, of which some are asked for, and one more than there are
+    answer = http.post("/v1/jobs", files={"file": ("a.pdf", PDF)}, data={"pages": "11-13,2"})
+    job_id = answer.json()["id"]
+    count_pages(ledger, job_id, 12)
+    assert http.get(f"/v1/jobs/{job_id}").json()["pages_total"] == 3
+    # When those are read
+    read_pages(ledger, job_id, "2+1")
+    read_pages(ledger, job_id, "11+2")
+    # Then the job has succeeded, and its pages have the document's numbers
+    result = http.get(f"/v1/jobs/{job_id}/result").json()
+    assert result["state"] == "succeeded"
+    assert [page["page"] for page in result["pages"]] == [2, 11, 12]
+
+
+def test_pages_that_are_not_there(http: httpx.Client) -> None:
+    for pages in ("2", "0-3"):
+        answer = http.post("/v1/jobs", files={"file": ("a.png", PNG)}, data={"pages": pages})
+        assert assert_problem(answer, 422, "invalid_request")["detail"].startswith("pages: ")
