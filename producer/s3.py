@@ -250,7 +250,9 @@ class S3Store:
         """One copy serves all who read the blob at a time: the spans of a document are read side by side."""
         name = self._key(key)
         with self._lock:
-            copy = self._copies.setdefault(name, _Copy())
+            if name not in self._copies:
+                self._copies[name] = _Copy()
+            copy = self._copies[name]
             copy.readers += 1
         try:
             with copy.lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -62,8 +63,10 @@ class S3Server:
             "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
         }
 
-    def keys(self) -> list[str]:
-        found = self.client.list_objects_v2(Bucket=BUCKET)
+    def below(self, url: str) -> list[str]:
+        """The keys of the objects below `s3://bucket/prefix`."""
+        prefix = url.removeprefix(f"s3://{BUCKET}/")
+        found = self.client.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/")
         return [entry["Key"] for entry in found.get("Contents", ())]
 
     def close(self) -> None:
@@ -86,7 +89,7 @@ class S3Server:
         with self._one_at_a_time:
             answer: Iterable[bytes] = self._moto(environ, start_response)
         if refusal == "lost":
-            raise ConnectionAbortedError
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
         return answer
 
 
