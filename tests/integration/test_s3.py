@@ -15,7 +15,7 @@ import pytest
 from producer import JobState, Producer
 from producer.embedded import Embedded
 from producer.settings import Settings, as_environment
-from tests.chaos.pool import white_pages
+from tests.documents import tiff
 from tests.s3_server import S3Server
 from worker.sweeper import Sweeper
 
@@ -45,7 +45,7 @@ def test_a_producer_and_a_worker_need_redis_and_s3_alone(
     elsewhere.start_workers(1)
     with Producer(settings) as producer:
         # When a document of more than one span is handed in
-        job = producer.submit(white_pages(PAGES))
+        job = producer.submit(tiff([f"page {page}" for page in range(1, PAGES + 1)]))
         assert job.wait(timeout_s=60).state is JobState.SUCCEEDED
         # Then its pages come back, each from an object of its own, beside the document
         result = job.result()
@@ -74,7 +74,7 @@ def test_a_worker_says_that_the_store_is_out_of_order_and_works_on_when_it_is_ba
         assert httpx.get(f"{url}/readyz").status_code == 200
         # Given a store that takes new documents, and gives none to the worker
         s3.fault = lambda method, path: "AccessDenied" if method == "GET" else ""
-        job = producer.submit(white_pages(2))
+        job = producer.submit(tiff(["one", "two"]))
         worker.wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503, timeout_s=30)
         worker.wait_until(lambda: "document.not_fetched" in worker.log(), timeout_s=30)
         assert "denies access (AccessDenied)" in httpx.get(f"{url}/readyz").text
