@@ -19,7 +19,7 @@ from producer.ledger import AcceptedBefore, Ledger
 from producer.media import SNIFF_BYTES, sniff
 from producer.queue import Publisher
 from producer.settings import Settings
-from producer.sources import opened
+from producer.sources import file_name, opened
 
 
 class Producer:
@@ -47,7 +47,8 @@ class Producer:
         name: str | None = None,
         idempotency_key: str | None = None,
     ) -> JobHandle:
-        """Accept a document (its bytes, a file's path, or a file open for reading) and return at once.
+        """Accept a document (its bytes, a file's path, or a file open for reading) and return at once; one at an `s3://`
+        address that the settings allow is copied first.
 
         The job keeps the name, without folders and control characters, to be shown; it is never a path.
 
@@ -55,6 +56,7 @@ class Producer:
         long as the pool knows the job, it is that one.
 
         Raises:
+            FetchForbidden, FetchFailed: documents may not come from the address; there is none.
             InvalidRequest: there is no such file, the name has more than 255 characters, the key is not of printable
                 ASCII characters, or the one page of an image is not among those that were asked for.
             IdempotencyMismatch: the key was used with another document, name or options.
@@ -62,30 +64,14 @@ class Producer:
             QueueFull, Unavailable: the pool takes nothing now.
         """
         options = options or ReadOptions()
+        if isinstance(document, str) and document.startswith("s3://"):
+            with opened(document, self.settings) as file:
+                return self._submit(file, options, file_name(document) if name is None else name, idempotency_key)
         if not isinstance(document, str | Path):
             return self._submit(document, options, name or "", idempotency_key)
         path = Path(document)
         with _opened(path) as file:
             return self._submit(file, options, path.name if name is None else name, idempotency_key)
-
-    def submit_url(
-        self,
-        url: str,
-        options: ReadOptions | None = None,
-        *,
-        name: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> JobHandle:
-        """`submit` the document at an address that the settings allow, once it has come.
-
-        Raises:
-            FetchForbidden: it is not at a place that documents may come from.
-            FetchFailed: there is no such document, or its place cannot be reached.
-            what `submit` raises.
-        """
-        with opened(url, self.settings) as file:
-            named = url.rpartition("/")[2] if name is None else name
-            return self._submit(file, options or ReadOptions(), named, idempotency_key)
 
     def _submit(
         self, source: bytes | IO[bytes], options: ReadOptions, name: str, idempotency_key: str | None

@@ -36,6 +36,11 @@ def opened(url: str, settings: Settings) -> Iterator[IO[bytes]]:
         yield file
 
 
+def file_name(url: str) -> str:
+    """What the document is called there."""
+    return url.rpartition("/")[2]
+
+
 def _fetch_object(url: str, settings: Settings, file: IO[bytes]) -> None:
     bucket, key = split(url)
     if not _allowed(bucket, key, settings):

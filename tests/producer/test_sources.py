@@ -34,11 +34,11 @@ def allowing(settings: Settings, *places: str, **more: object) -> Settings:
 
 def test_an_object_of_an_allowed_place_is_a_document(settings: Settings, inbox: str) -> None:
     with Producer(allowing(settings, "s3://other", inbox)) as producer:
-        job = producer.submit_url(f"{inbox}/a b+c%20d.pdf", idempotency_key="one")
+        job = producer.submit(f"{inbox}/a b+c%20d.pdf", idempotency_key="one")
         record = producer.ledger.job(job.id)
         assert (record.name, record.media_type, record.size_bytes) == ("a b+c%20d.pdf", MediaType.PDF, len(PDF))
         assert producer.blobs.get(record.blob) == PDF
-        assert producer.submit_url(f"{inbox}/a b+c%20d.pdf", idempotency_key="one") == job
+        assert producer.submit(f"{inbox}/a b+c%20d.pdf", idempotency_key="one") == job
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_what_cannot_be_a_document_leaves_nothing(
 ) -> None:
     with Producer(allowing(settings, inbox)) as producer:
         with pytest.raises(error):
-            producer.submit_url(f"{inbox}/{name}")
+            producer.submit(f"{inbox}/{name}")
         assert producer.ledger.totals() == {}
         assert not [path for path in settings.blob_dir.rglob("*") if path.is_file()]
 
