@@ -64,7 +64,8 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=65535,
-        description="Port of a worker's `/metrics`, `/healthz` and `/readyz`; a pool counts on from it; 0 takes a free one.",
+        description="Port of a worker's `/metrics`, `/healthz` and `/readyz`; a pool counts on from it; 0 takes a free "
+        "one.",
     )
     worker_metrics_host: str = Field("127.0.0.1", description="Address that a worker's `/metrics` listens on.")
     flower_port: int = Field(5555, ge=0, le=65535, description="Port of Flower; 0 takes a free one.")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import structlog
 
 from producer.blobs import BlobStore
-from producer.errors import OcrpoolError
+from producer.errors import OcrpoolError, Unavailable
 from producer.ledger import ORPHAN_S, Ledger, Swept
 from producer.queue import Publisher, queue_prefix
 from worker.periodic import Periodic
@@ -55,7 +55,7 @@ class Sweeper(Periodic):
     def _sweep_once(self) -> Swept:
         swept = self._ledger.sweep(queue_prefix(self._ledger.settings))
         self._publisher.publish(swept.publish)
-        deleted = [blob for blob in swept.blobs if self._delete(blob)]
+        deleted = list(self._delete(swept.blobs))
         self._ledger.forget_blobs(deleted)
         self._ledger.postpone_blobs([blob for blob in swept.blobs if blob not in deleted], UNDELETED_S)
         return swept
@@ -73,11 +73,16 @@ class Sweeper(Periodic):
             if deleted:
                 log.info("sweeper.unfinished_deleted", files=deleted)
 
-    def _delete(self, blob: str) -> bool:
-        """Whether it is gone; one that cannot be deleted keeps no other from it."""
-        try:
-            self._blobs.delete(blob)
-        except Exception as error:
-            log.warning("sweeper.blob_not_deleted", blob=blob, error=str(error))
-            return False
-        return True
+    def _delete(self, blobs: Iterable[str]) -> Iterator[str]:
+        """Those that are gone. One that cannot be deleted keeps no other from it; a store that cannot be reached is not
+        asked for each of them, for units wait to be found meanwhile."""
+        for blob in blobs:
+            try:
+                self._blobs.delete(blob)
+            except Unavailable as error:
+                log.warning("sweeper.blobs_not_deleted", error=str(error))
+                return
+            except Exception as error:
+                log.warning("sweeper.blob_not_deleted", blob=blob, error=str(error))
+            else:
+                yield blob
