@@ -190,7 +190,7 @@ class Settings(BaseSettings):
     span_pages: int = Field(8, ge=1, le=256, description="Pages that travel as one message.")
     lease_s: float = Field(15, gt=0, le=3600, description="A worker's claim on a span lapses after this.")
     lease_renew_s: float = Field(5, gt=0, le=1200, description="A live worker renews its claims this often.")
-    sweep_interval_s: float = Field(5, gt=0, le=600, description="Spans that nobody holds are looked for this often.")
+    sweep_interval_s: float = Field(3, gt=0, le=600, description="Spans that nobody holds are looked for this often.")
     intake_timeout_s: float = Field(
         120,
         gt=0,

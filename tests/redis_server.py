@@ -73,7 +73,10 @@ class Watched:
 
     def _is_whole(self) -> bool:
         """Whether the replica has caught up, and every Sentinel knows it and the other two."""
-        if self.replica.client.info("replication").get("master_link_status") != "up":
+        try:
+            if self.replica.client.info("replication").get("master_link_status") != "up":
+                return False
+        except redis.exceptions.ConnectionError:  # Sentinels cut off the clients of one that they make a replica.
             return False
         states = [self._as_seen_by(port) for _, port in self.sentinels]
         return all(state and (state["num-slaves"], state["num-other-sentinels"]) == (1, 2) for state in states)

@@ -29,6 +29,7 @@ from tests.redis_server import Server, Watched
 QUICK = {"lease_s": 3.0, "lease_renew_s": 0.5, "sweep_interval_s": 0.5, "unclaimed_after_s": 2.0}
 #: What clients do with a refusal: try again.
 RETRIES, RETRY_S = 120, 0.25
+ROW = "chaos"
 
 
 class Crew(Workers):
@@ -66,6 +67,8 @@ class Pool:
         self.witness = Witness(self.server, self.settings.namespace)
         self.producer = Producer(self.settings)
         self.submitted: dict[str, int] = {}
+        #: What is told of the test beside its outcome: where the oracle puts its rows, under `ROW`.
+        self.rows: list[tuple[str, object]] = []
         self.withheld = 0
         self._seats = 0
         self._killed: set[int] = set()
