@@ -19,7 +19,7 @@ from producer.ledger import AcceptedBefore, Ledger
 from producer.media import SNIFF_BYTES, sniff
 from producer.queue import Publisher
 from producer.settings import Settings
-from producer.sources import file_name, opened
+from producer.sources import Sources, file_name
 
 
 class Producer:
@@ -37,6 +37,7 @@ class Producer:
         self.settings = settings or Settings()
         self.blobs: BlobStore = blobs or (ledger.blobs if ledger else open_store(self.settings))
         self.ledger = ledger or Ledger(self.settings, blobs=self.blobs)
+        self._sources = Sources(self.settings)
         self._publisher = Publisher(self.settings)
 
     def submit(
@@ -65,7 +66,7 @@ class Producer:
         """
         options = options or ReadOptions()
         if isinstance(document, str) and document.startswith("s3://"):
-            with opened(document, self.settings) as file:
+            with self._sources.opened(document) as file:
                 return self._submit(file, options, file_name(document) if name is None else name, idempotency_key)
         if not isinstance(document, str | Path):
             return self._submit(document, options, name or "", idempotency_key)

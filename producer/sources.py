@@ -12,45 +12,51 @@ from producer.s3 import Bucket, split
 from producer.settings import Settings
 
 
-@contextmanager
-def opened(url: str, settings: Settings) -> Iterator[IO[bytes]]:
-    """The document at the address as an open file, at its start; gone with the context.
+class Sources:
+    """The places that the settings allow. Safe to share between threads."""
 
-    Raises:
-        FetchForbidden: documents may not come from there. Nothing was sent.
-        FetchFailed: there is no such document, or its place cannot be reached.
-        TooLarge: it has more than `max_document_bytes`.
-        Unavailable: there is no room for it.
-    """
-    scheme = url.partition("://")[0].lower()
-    with tempfile.TemporaryFile() as file:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._buckets = {name: Bucket(name, f"The bucket {name}") for name, _ in map(split, settings.s3_sources)}
+
+    @contextmanager
+    def opened(self, url: str) -> Iterator[IO[bytes]]:
+        """The document at the address as an open file, at its start; gone with the context.
+
+        Raises:
+            FetchForbidden: documents may not come from there. Nothing was sent.
+            FetchFailed: there is no such document, or its place cannot be reached.
+            TooLarge: it has more than `max_document_bytes`.
+            Unavailable: there is no room for it.
+        """
+        scheme = url.partition("://")[0]
+        with tempfile.TemporaryFile() as file:
+            try:
+                match scheme:
+                    case "s3":
+                        self._fetch_object(url, file)
+                    case _:
+                        raise FetchForbidden("Documents are not fetched from addresses of this kind.")
+                file.seek(0)
+            except OSError as error:
+                raise Unavailable(f"There is no room for the document: {error.strerror}.") from error
+            yield file
+
+    def _fetch_object(self, url: str, file: IO[bytes]) -> None:
+        bucket, key = split(url)
+        if not _allowed(bucket, key, self._settings):
+            raise FetchForbidden("Documents may not be fetched from there (OCRPOOL_S3_SOURCES).")
         try:
-            match scheme:
-                case "s3":
-                    _fetch_object(url, settings, file)
-                case _:
-                    raise FetchForbidden("Documents are not fetched from addresses of this kind.")
-            file.seek(0)
-        except OSError as error:
-            raise Unavailable(f"There is no room for the document: {error.strerror}.") from error
-        yield file
+            self._buckets[bucket].download(key, file, most_bytes=self._settings.max_document_bytes, signed=False)
+        except NotFound as error:
+            raise FetchFailed("There is no document at this address.") from error
+        except Unavailable as error:
+            raise FetchFailed(str(error)) from error
 
 
 def file_name(url: str) -> str:
     """What the document is called there."""
     return url.rpartition("/")[2]
-
-
-def _fetch_object(url: str, settings: Settings, file: IO[bytes]) -> None:
-    bucket, key = split(url)
-    if not _allowed(bucket, key, settings):
-        raise FetchForbidden("Documents may not be fetched from there (OCRPOOL_S3_SOURCES).")
-    try:
-        Bucket(bucket, f"The bucket {bucket}").download(key, file, most_bytes=settings.max_document_bytes, signed=False)
-    except NotFound as error:
-        raise FetchFailed("There is no document at this address.") from error
-    except Unavailable as error:
-        raise FetchFailed(str(error)) from error
 
 
 def _allowed(bucket: str, key: str, settings: Settings) -> bool:

@@ -11,7 +11,7 @@ from producer.errors import FetchFailed, FetchForbidden, OcrpoolError, TooLarge,
 from producer.job import MediaType
 from producer.producer import Producer
 from producer.settings import Settings
-from producer.sources import opened
+from producer.sources import Sources
 from tests.producer.gateway.serving import PDF
 from tests.s3_server import BUCKET, S3Server
 
@@ -81,7 +81,7 @@ def test_no_other_address_is_asked(
     settings: Settings, inbox: str, s3: S3Server, allowed: tuple[str, ...], asked: str
 ) -> None:
     chosen = allowing(settings, *allowed, blob_url="s3://scans/blobs")
-    with pytest.raises(FetchForbidden), opened(asked.format(inbox=inbox), chosen):
+    with pytest.raises(FetchForbidden), Sources(chosen).opened(asked.format(inbox=inbox)):
         pass
     assert s3.seen == []
 
@@ -90,7 +90,7 @@ def test_a_place_that_refuses_is_told(settings: Settings, inbox: str, s3: S3Serv
     s3.fault = lambda method, path: "AccessDenied"
     with (
         pytest.raises(FetchFailed, match=r"The bucket scans denies access \(AccessDenied\)\."),
-        opened(f"{inbox}/large.pdf", allowing(settings, inbox)),
+        Sources(allowing(settings, inbox)).opened(f"{inbox}/large.pdf"),
     ):
         pass
 
