@@ -25,7 +25,7 @@ from typing import IO, Any, Final, TypeVar
 import structlog
 
 from producer.blobs import GONE, checked
-from producer.errors import NotFound, OcrpoolError, TooLarge, Unavailable
+from producer.errors import NotFound, TooLarge, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -99,12 +99,11 @@ class Bucket:
 
     def attempt(self, work: Callable[[Any], Returned], *, patient: bool = True) -> Returned:
         """`work(client)`, again where it failed for a reason that passes."""
+        client = self.client()
         started, pauses = self._clock(), iter(PAUSES_S if patient else ())
         while True:
             try:
-                return work(self.client())
-            except OcrpoolError:
-                raise
+                return work(client)
             except Exception as error:
                 reason, passes = _reason(error)
                 if not reason:

@@ -297,7 +297,8 @@ def test_a_link_is_read_without_credentials_at_the_address_that_clients_know(s3:
 
 
 def test_without_boto3_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "boto3", None)
+    for name in ("boto3", "botocore", "botocore.exceptions", "botocore.parsers"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(Unavailable, match=r"pip install 'ocrpool\[s3\]'"):
         S3Store("s3://scans").check()
 
