@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from producer.blobs import BlobStore, open_store
-from producer.errors import IdempotencyMismatch, InvalidRequest, QueueFull, TooLarge
+from producer.errors import IdempotencyMismatch, InvalidRequest, QueueFull, TooLarge, Unavailable, naming
 from producer.escaping import NAME_CHARS, escaped, shown_name
 from producer.following import follow
 from producer.idempotency import IdempotencyKey
@@ -20,6 +22,9 @@ from producer.media import SNIFF_BYTES, sniff
 from producer.queue import Publisher
 from producer.settings import Settings
 from producer.sources import Sources, file_name
+
+if TYPE_CHECKING:
+    from producer.fetching import Fetcher
 
 
 class Producer:
@@ -48,8 +53,8 @@ class Producer:
         name: str | None = None,
         idempotency_key: str | None = None,
     ) -> JobHandle:
-        """Accept a document (its bytes, a file's path, or a file open for reading) and return at once; one at an `s3://`
-        address that the settings allow is copied first.
+        """Accept a document (its bytes, a file's path, or a file open for reading) and return at once; one at an
+        `https://` or `s3://` address that the settings allow is fetched first.
 
         The job keeps the name, without folders and control characters, to be shown; it is never a path.
 
@@ -57,7 +62,7 @@ class Producer:
         long as the pool knows the job, it is that one.
 
         Raises:
-            FetchForbidden, FetchFailed: documents may not come from the address; there is none.
+            FetchForbidden, FetchFailed: the address, or that of the webhook, must not be reached; there is no document.
             InvalidRequest: there is no such file, the name has more than 255 characters, the key is not of printable
                 ASCII characters, or the one page of an image is not among those that were asked for.
             IdempotencyMismatch: the key was used with another document, name or options.
@@ -65,14 +70,41 @@ class Producer:
             QueueFull, Unavailable: the pool takes nothing now.
         """
         options = options or ReadOptions()
-        if isinstance(document, str) and document.startswith("s3://"):
-            with self._sources.opened(document) as file:
-                return self._submit(file, options, file_name(document) if name is None else name, idempotency_key)
+        if options.webhook_url is not None:
+            with naming("webhook_url"):
+                self._fetcher.target(options.webhook_url)
+        if isinstance(document, str) and document.startswith(("https://", "http://", "s3://")):
+            with tempfile.TemporaryFile() as fetched:
+                named = self._fetch(document, fetched)
+                return self._submit(fetched, options, named if name is None else name, idempotency_key)
         if not isinstance(document, str | Path):
             return self._submit(document, options, name or "", idempotency_key)
         path = Path(document)
         with _opened(path) as file:
             return self._submit(file, options, path.name if name is None else name, idempotency_key)
+
+    def _fetch(self, url: str, file: IO[bytes]) -> str:
+        """Write the document to the file; returns what it is called there."""
+        try:
+            with naming("url"):
+                if url.startswith("s3://"):
+                    self._sources.copy(url, file)
+                    name = file_name(url)
+                else:
+                    self._fetcher.get(url, file)
+                    name = self._fetcher.target(url).name
+            file.flush()
+            return name
+        except OSError as error:
+            raise Unavailable(f"There is no room for the document: {error.strerror}.") from error
+
+    @cached_property
+    def _fetcher(self) -> Fetcher:
+        try:
+            from producer.fetching import Fetcher
+        except ModuleNotFoundError as error:
+            raise Unavailable("Addresses need httpx: pip install 'ocrpool[gateway]'.") from error
+        return Fetcher(self.settings)
 
     def _submit(
         self, source: bytes | IO[bytes], options: ReadOptions, name: str, idempotency_key: str | None

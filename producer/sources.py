@@ -1,10 +1,7 @@
-"""Documents that are handed in by their address: one way to open each scheme, where the settings allow it."""
+"""Documents that are handed in by the `s3://` address of an object, where the settings allow it."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import IO
 
 from producer.errors import FetchFailed, FetchForbidden, NotFound, Unavailable
@@ -19,32 +16,17 @@ class Sources:
         self._settings = settings
         self._buckets = {name: Bucket(name, f"The bucket {name}") for name, _ in map(split, settings.s3_sources)}
 
-    @contextmanager
-    def opened(self, url: str) -> Iterator[IO[bytes]]:
-        """The document at the address as an open file, at its start; gone with the context.
+    def copy(self, url: str, file: IO[bytes]) -> None:
+        """Write the document at the `s3://` address to the empty file.
 
         Raises:
             FetchForbidden: documents may not come from there. Nothing was sent.
             FetchFailed: there is no such document, or its place cannot be reached.
             TooLarge: it has more than `max_document_bytes`.
-            Unavailable: there is no room for it.
+            OSError: there is no room for it.
         """
-        scheme = url.partition("://")[0]
-        with tempfile.TemporaryFile() as file:
-            try:
-                match scheme:
-                    case "s3":
-                        self._fetch_object(url, file)
-                    case _:
-                        raise FetchForbidden("Documents are not fetched from addresses of this kind.")
-                file.seek(0)
-            except OSError as error:
-                raise Unavailable(f"There is no room for the document: {error.strerror}.") from error
-            yield file
-
-    def _fetch_object(self, url: str, file: IO[bytes]) -> None:
         bucket, key = split(url)
-        if not _allowed(bucket, key, self._settings):
+        if not url.startswith("s3://") or not _allowed(bucket, key, self._settings):
             raise FetchForbidden("Documents may not be fetched from there (OCRPOOL_S3_SOURCES).")
         try:
             self._buckets[bucket].download(key, file, most_bytes=self._settings.max_document_bytes, signed=False)

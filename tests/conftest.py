@@ -47,6 +47,8 @@ OWNED = {
     "garbage",
     "frontier",
     "sweeps",
+    "outbox",
+    "deliveries",
     "dead",
     "totals",
     *(f"waiting:{lane}" for lane in Lane),

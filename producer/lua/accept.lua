@@ -1,6 +1,7 @@
 -- Records a new job, unless the pool is full or has it already. Its units, when its pages are known, or "prepare".
 -- ARGV: the admission (JSON): id, record (JSON text), blob, max_unfinished, deadline_ms (from now), ttl_s (of an
---       unfinished job), lane, pages_total or null, key (idempotency key or ''), fingerprint (of the request), units.
+--       unfinished job), lane, pages_total or null, key (idempotency key or ''), fingerprint (of the request), webhook
+--       (URL or ''), units.
 -- Returns {'accepted'}, {'full'}, {'exists'}, {'same', id} where the key has brought a job, or {'mismatch'} where it has
 -- brought one for another request.
 local asked = cjson.decode(ARGV[1])
@@ -13,6 +14,8 @@ local function number(name, least) return check_whole(asked[name], name, least) 
 local id, record, blob, lane, now = text('id'), text('record'), text('blob'), text('lane'), now_ms()
 local most, deadline, ttl = number('max_unfinished', 0), now + number('deadline_ms', 0), number('ttl_s', 1)
 local key, fingerprint = text('key'), text('fingerprint')
+local webhook = text('webhook')
+if webhook ~= '' then check_url(webhook) end
 if type(cjson.decode(record)) ~= 'table' then error('a record is an object') end
 if not string.match(id, '^%S+$') then error('an id is one word') end
 check_lane(lane)
@@ -29,6 +32,7 @@ if redis.call('ZCARD', ACTIVE) >= most then return { 'full' } end
 redis.call('HSET', job_key(id), 'record', record, 'blob', blob, 'state', 'queued', 'created', now,
   'deadline', deadline, 'pages_done', 0, 'pages_failed', 0)
 if total then redis.call('HSET', job_key(id), 'pages_total', total) end
+if webhook ~= '' then redis.call('HSET', job_key(id), 'webhook', webhook) end
 for _, unit in ipairs(asked.units) do add_unit(id, unit, lane, 0, now) end
 redis.call('EXPIRE', job_key(id), ttl)
 redis.call('EXPIRE', spans_key(id), ttl)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import uuid
 
 import pytest
@@ -12,7 +13,7 @@ from producer.job import MediaType
 from producer.producer import Producer
 from producer.settings import Settings
 from producer.sources import Sources
-from tests.producer.gateway.serving import PDF
+from tests.producer.gateway.serving import PDF, Served, assert_problem
 from tests.s3_server import BUCKET, S3Server
 
 
@@ -81,18 +82,15 @@ def test_no_other_address_is_asked(
     settings: Settings, inbox: str, s3: S3Server, allowed: tuple[str, ...], asked: str
 ) -> None:
     chosen = allowing(settings, *allowed, blob_url="s3://scans/blobs")
-    with pytest.raises(FetchForbidden), Sources(chosen).opened(asked.format(inbox=inbox)):
-        pass
+    with pytest.raises(FetchForbidden):
+        Sources(chosen).copy(asked.format(inbox=inbox), io.BytesIO())
     assert s3.seen == []
 
 
 def test_a_place_that_refuses_is_told(settings: Settings, inbox: str, s3: S3Server) -> None:
     s3.fault = lambda method, path: "AccessDenied"
-    with (
-        pytest.raises(FetchFailed, match=r"The bucket scans denies access \(AccessDenied\)\."),
-        Sources(allowing(settings, inbox)).opened(f"{inbox}/large.pdf"),
-    ):
-        pass
+    with pytest.raises(FetchFailed, match=r"The bucket scans denies access \(AccessDenied\)\."):
+        Sources(allowing(settings, inbox)).copy(f"{inbox}/large.pdf", io.BytesIO())
 
 
 def test_a_pool_whose_blobs_lie_in_a_bucket_takes_documents_as_ever(settings: Settings, s3: S3Server) -> None:
@@ -101,3 +99,11 @@ def test_a_pool_whose_blobs_lie_in_a_bucket_takes_documents_as_ever(settings: Se
         job = producer.submit(PDF)
         assert open_store(producer.settings).get(job.id) == PDF
         assert s3.below(url) == [f"{url.removeprefix(f's3://{BUCKET}/')}/{job.id}"]
+
+
+def test_the_gateway_takes_it_as_a_url(settings: Settings, inbox: str) -> None:
+    with Served(allowing(settings, inbox, gateway_port=0)) as served:
+        answer = served.http.post("/v1/jobs", json={"url": f"{inbox}/a b+c%20d.pdf"})
+        assert (answer.status_code, answer.json()["name"]) == (202, "a b+c%20d.pdf")
+        problem = assert_problem(served.http.post("/v1/jobs", json={"url": "s3://other/a.pdf"}), 422, "fetch_forbidden")
+        assert problem["detail"].startswith("url: ")
