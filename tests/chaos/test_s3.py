@@ -93,15 +93,16 @@ def test_two_writers_of_one_result(pool: MakePool, s3: S3Server, way: Proxy, see
     chaos.start_workers(2)
     way.latency_s = 0.02
     for _ in range(5 if full else 1):
-        with chaos.load(pause_s=0.2):
-            chaos.goes_on()
-            pid, held, started = chaos.random.choice(chaos.worker_pids()), chaos.holders(), time.monotonic()
-            os.kill(pid, signal.SIGSTOP)
-            try:
-                chaos.changes_hands(held, 30)
-                report.recovered(time.monotonic() - started)
-            finally:
-                os.kill(pid, signal.SIGCONT)
+        with chaos.load(pause_s=0.05):
+            time.sleep(0.5)
+            slow_one = chaos.random.choice(chaos.worker_pids())
+            os.kill(slow_one, signal.SIGSTOP)
+            started = time.monotonic()
+            time.sleep(chaos.settings.lease_s + 1)
         chaos.finish(60)
+        report.recovered(time.monotonic() - started)
+        os.kill(slow_one, signal.SIGCONT)
+        chaos.is_whole()
+    chaos.finish(60)
     judge(chaos, report)
     assert_every_object_is_owned(chaos, s3)
