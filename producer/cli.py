@@ -17,6 +17,7 @@ import typer
 from pydantic import ValidationError
 
 from producer import dead_commands, webhook_commands
+from producer.blobs import open_store
 from producer.embedded import Embedded, answers, pool_of_its_own, running_pool
 from producer.errors import DocumentError, InvalidRequest, OcrpoolError, Unavailable
 from producer.escaping import escaped
@@ -196,6 +197,7 @@ def up(
     """Run a pool on this machine until Ctrl-C: Redis (unless one answers), gateway and workers."""
     settings = Settings()
     configure_logs(settings)
+    open_store(settings).check()
     plan = plan_for_this_machine(settings, workers)
     with Embedded(settings) as pool:
         try:

@@ -44,6 +44,9 @@ Returned = TypeVar("Returned")
 #: worker that is stopping tries no longer.
 _RETRY_PAUSES_S = (0.1, 0.3, 1.0, 3.0, 5.0)
 
+#: Pause before a unit whose document cannot be fetched now is given back.
+STORE_PAUSE_S = 2.0
+
 #: A thread that would claim looks this often whether its worker still cannot read.
 STAND_ASIDE_S = 0.1
 
@@ -60,7 +63,8 @@ def prepare(station: Station, body: object) -> None:
             with _document(station, claim) as path:
                 pages = station.rasteriser.count_pages(path, claim.job.media_type)
             spans = claim.job.options.spans(pages, station.settings.span_pages)
-        except Unavailable:
+        except Unavailable as error:
+            _log_and_pause(station, claim, error)
             units = _patiently(station, lease, partial(station.ledger.release, claim, again=True))
         except OcrpoolError as error:
             units = _patiently(station, lease, partial(_fail, station, claim, error))
@@ -123,7 +127,16 @@ def _read_pages(station: Station, lease: Lease) -> bool:
             wait(futures)
     except FetchFailed as error:
         return all([_finish(station, lease, _failure(page, error)) for page in claim.pages])
+    except Unavailable as error:
+        _log_and_pause(station, claim, error)
+        return False
     return all(future.result() for future in futures)
+
+
+def _log_and_pause(station: Station, claim: Claim, error: Unavailable) -> None:
+    """The unit is no death, but comes back at once: a store that refuses everybody must not turn into a race."""
+    log.warning("document.not_fetched", job_id=claim.job.id, unit=claim.unit, error=str(error))
+    station.stopping.wait(STORE_PAUSE_S)
 
 
 def read_page(station: Station, lease: Lease, document: Path, page: int, deadline: float) -> bool:
