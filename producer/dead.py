@@ -77,7 +77,7 @@ class DeadLetters:
             raise _missing(letter_id)
 
     def replay(self, letter_id: str, producer: Producer) -> JobHandle:
-        """Hand the page's document in again, whole and as a new job, and forget the letter.
+        """Hand the page's document in again, whole and as a new job of the same tenant, and forget the letter.
 
         Raises:
             NotFound: there is no such letter, or its document is gone.
@@ -87,7 +87,7 @@ class DeadLetters:
         if letter.kind == "message":
             raise InvalidRequest(f"Dead letter {letter_id} is a message that would be refused again; drop it instead.")
         job = self._ledger.job(letter.job_id)
-        handle = producer.submit(producer.blobs.get(job.blob), name=job.name, options=job.options)
+        handle = producer.of_tenant(job.tenant).submit(producer.blobs.get(job.blob), name=job.name, options=job.options)
         self.drop(letter_id)
         return handle
 

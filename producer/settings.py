@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(DATA_DIR, description="Folder of the embedded Redis server and of the default blob store.")
     blob_url: str = Field("", description="Blob store: `file:///folder`; empty: the folder `blobs` in the data folder.")
     gateway_host: str = Field("127.0.0.1", description="Address that the gateway listens on.")
+    api_keys: Literal["auto", "on", "off"] = Field(
+        "auto", description="Whether the gateway asks for an API key; `auto`: unless it listens on loopback alone."
+    )
     gateway_port: int = Field(8080, ge=0, le=65535, description="Port of the gateway; 0 takes a free one.")
     worker_metrics_port: int = Field(
         0,
@@ -146,6 +149,20 @@ class Settings(BaseSettings):
     max_queued_jobs: int = Field(
         10_000, ge=1, description="Unfinished jobs that the pool holds before it refuses more."
     )
+    tenant_max_queued_pages: int = Field(
+        0,
+        ge=0,
+        description="Pages that one tenant may have waiting or being read, unless it has a limit of its own; 0: any.",
+    )
+    tenant_max_unfinished_jobs: int = Field(0, ge=0, description="Unfinished jobs of one tenant, likewise.")
+    tenant_max_requests_per_s: float = Field(
+        0,
+        ge=0,
+        le=1e6,
+        description="Requests a second of one tenant, likewise: documents handed in, over the whole "
+        "pool; other requests, at each gateway.",
+    )
+    tenant_max_document_bytes: int = Field(0, ge=0, description="Largest document of one tenant, likewise.")
     max_wait_s: float = Field(60, ge=0, le=600, description="Longest long-poll at the gateway.")
 
     redis_reserve_percent: int = Field(

@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[1]
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
     {"errors"},
-    {"job", "settings", "cpus", "backoff", "room"},
+    {"job", "settings", "cpus", "backoff", "room", "limits"},
     {"media", "blobs", "ledger", "queue", "logs", "processes", "cards"},
     {"following", "plan"},
-    {"producer", "workers", "dead"},
+    {"producer", "workers", "dead", "tenants", "api_keys"},
     {"embedded", "progress", "printing"},
     {"gateway", "cli", "dead_commands"},
 ]
