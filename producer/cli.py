@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 from pydantic import ValidationError
 
-from producer import dead_commands
+from producer import dead_commands, key_commands, tenant_commands
 from producer.embedded import Embedded, answers, pool_of_its_own, running_pool
 from producer.errors import DocumentError, InvalidRequest, OcrpoolError, Unavailable
 from producer.job import JobResult, JobStatus, Lane, ReadOptions
@@ -51,6 +51,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(dead_commands.commands, rich_help_panel="Jobs")
+for group in (key_commands, tenant_commands):
+    app.add_typer(group.commands, rich_help_panel="Who may ask")
 
 Files = Annotated[
     list[Path], typer.Argument(help="PDFs and images (PNG, JPEG, TIFF, WebP, BMP, GIF).", show_default=False)
@@ -184,6 +186,8 @@ def up(
             url = pool.start_gateway()
             err.print(f"[bold]ocrpool is up[/bold]: {count(len(plan.workers), 'worker')}; Ctrl-C stops it.")
             err.print(f"  gateway   {url}  (API at {url}/docs)")
+            if settings.asks_for_keys:
+                err.print("  API keys  are needed: `ocrpool keys create NAME` makes one")
             err.print(f"  Redis     {settings.redis_url}")
             if flower:
                 err.print(f"  Flower    {pool.start_flower()}")

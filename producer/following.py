@@ -41,7 +41,7 @@ def follow(
     patient_until = 0.0
     while True:
         try:
-            for status in _follow(ledger, due, tenant, seen, end, clock):
+            for status in _follow(ledger, due, seen, end, clock, tenant=tenant):
                 patient_until = 0.0
                 yield status
             return
@@ -55,10 +55,11 @@ def follow(
 def _follow(
     ledger: Ledger,
     job_ids: list[str],
-    tenant: Tenant | None,
     seen: dict[str, JobStatus],
     end: float | None,
     clock: Callable[[], float],
+    *,
+    tenant: Tenant | None,
 ) -> Iterator[JobStatus]:
     """`follow` for as long as the connection lasts. Subscribes before it reads, so that nothing is missed between."""
     with ledger.redis.pubsub(ignore_subscribe_messages=True) as pubsub:

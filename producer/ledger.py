@@ -296,7 +296,7 @@ class Ledger:
                 )
             case [b"quota", seconds, limit, most]:
                 raise QuotaExceeded(
-                    f"{limit.decode()}: the tenant may have {most.decode()} {COUNTED[limit.decode()]}, and no more now.",
+                    f"{limit.decode()}: a tenant may have {most.decode()} {COUNTED[limit.decode()]}, no more now.",
                     retry_after_s=seconds or None,
                 )
             case [b"large", _, limit, most]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlparse
@@ -266,6 +267,19 @@ class Settings(BaseSettings):
                 "OCRPOOL_LEASE_S must be at least twice OCRPOOL_SWEEP_INTERVAL_S, or dead workers are found late"
             )
         return self
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether the gateway asks for API keys."""
+        return self.api_keys == "on" or (self.api_keys == "auto" and not self.on_loopback)
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether nobody but this machine reaches the gateway."""
+        try:
+            return ip_address(self.gateway_host).is_loopback
+        except ValueError:
+            return self.gateway_host == "localhost"
 
     @property
     def blob_dir(self) -> Path:

@@ -5,11 +5,24 @@ from __future__ import annotations
 import json
 from typing import cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from producer.errors import InvalidRequest
 from producer.job import Tenant
 from producer.ledger import Ledger, reachable
 from producer.limits import Limits
+
+_NAME: TypeAdapter[str] = TypeAdapter(Tenant)
+
+
+def tenant_named(name: str) -> Tenant:
+    """Raises `InvalidRequest` if no tenant can have that name."""
+    try:
+        return _NAME.validate_python(name)
+    except ValidationError as error:
+        raise InvalidRequest(
+            f"{name!r} cannot be a tenant's name: up to 64 small letters, digits, `.`, `_` and `-`."
+        ) from error
 
 
 class Usage(BaseModel):
@@ -46,6 +59,10 @@ class Tenants:
                 self._redis.hset(self._limits, tenant, json.dumps(chosen))
             else:
                 self._redis.hdel(self._limits, tenant)
+
+    def usage(self, tenant: Tenant) -> Usage:
+        """That of one tenant."""
+        return next((usage for usage in self.all() if usage.tenant == tenant), Usage(tenant=tenant))
 
     def all(self) -> list[Usage]:
         """Every tenant that has unfinished jobs or limits of its own, by name."""

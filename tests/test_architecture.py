@@ -24,7 +24,7 @@ LAYERS = [
     {"following", "plan"},
     {"producer", "workers", "dead", "tenants", "api_keys"},
     {"embedded", "progress", "printing"},
-    {"gateway", "cli", "dead_commands"},
+    {"gateway", "cli", "dead_commands", "key_commands", "tenant_commands"},
 ]
 #: Runtimes that are heavy or not everywhere: each is imported in one module, inside a function.
 HEAVY = {

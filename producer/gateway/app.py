@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from producer.gateway import health, jobs, ocr, openapi, problems
 from producer.gateway.async_producer import AsyncProducer
+from producer.gateway.callers import Callers
 from producer.gateway.metrics import Metrics, MetricsMiddleware
 from producer.gateway.state import Gateway
 from producer.gateway.waiting import Watcher
@@ -29,10 +30,11 @@ def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        blocking = producer or Producer(settings)
+        blocking = producer or Producer(settings, tenant="")
+        shared = AsyncProducer(blocking)
         metrics.watch_pool(blocking.ledger)
         watcher = Watcher(settings.redis_url, f"{settings.namespace}:events")
-        app.state.gateway = Gateway(settings, AsyncProducer(blocking), watcher, metrics)
+        app.state.gateway = Gateway(settings, shared, watcher, metrics, Callers(settings, shared))
         await watcher.start()
         try:
             yield

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from copy import copy
 from functools import partial
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
 from producer.gateway.documents import Upload
 from producer.idempotency import named
-from producer.job import JobStatus
+from producer.job import JobStatus, Tenant
 from producer.producer import JobHandle, Producer
 
 #: Threads for submissions, which hold or copy documents, and for all other calls, which are short: the first cannot
@@ -33,6 +34,12 @@ class AsyncProducer:
         self._submits = CapacityLimiter(SUBMIT_THREADS)
         self._calls = CapacityLimiter(CALL_THREADS)
 
+    def of_tenant(self, tenant: Tenant) -> Self:
+        """The same threads, for the tenant's jobs alone."""
+        view = copy(self)
+        view.producer = self.producer.of_tenant(tenant)
+        return view
+
     async def call(self, function: Callable[[], Returned]) -> Returned:
         """Run `function` in a thread, once one is free."""
         return await to_thread.run_sync(function, limiter=self._calls)
@@ -53,7 +60,7 @@ class AsyncProducer:
         if idempotency_key is None:
             yield
             return
-        use = self.producer.ledger.sole_use(named(idempotency_key))
+        use = self.producer.ledger.sole_use(named(idempotency_key, self.producer.tenant or ""))
         await self.call(use.__enter__)
         try:
             yield
