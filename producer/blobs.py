@@ -14,7 +14,7 @@ from typing import IO, Protocol
 
 from producer.errors import NotFound, Unavailable
 
-_KEY = re.compile(r"^[a-z0-9_]{4,80}$")
+_KEY = re.compile(r"[a-z0-9_]{4,80}")
 
 
 class BlobStore(Protocol):
@@ -54,7 +54,7 @@ class BlobStore(Protocol):
 
 
 def checked(key: str) -> str:
-    if not _KEY.match(key):
+    if not _KEY.fullmatch(key):
         raise ValueError(f"not a blob key: {key!r}")
     return key
 

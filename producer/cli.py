@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from producer import dead_commands, key_commands, tenant_commands
 from producer.embedded import Embedded, answers, pool_of_its_own, running_pool
 from producer.errors import DocumentError, InvalidRequest, OcrpoolError, Unavailable
+from producer.escaping import escaped
 from producer.job import JobResult, JobStatus, Lane, ReadOptions
 from producer.logs import configure_logs
 from producer.plan import one_worker, plan_for_this_machine
@@ -119,7 +120,7 @@ def read(
     # Before a pool is started for nothing.
     for file in files:
         if not file.is_file():
-            raise InvalidRequest(f"{file} is not a file.")
+            raise InvalidRequest(f"{escaped(str(file))} is not a file.")
     folder = OutputFolder(output, format) if output else None
     with _some_pool(embedded) as settings, Producer(settings) as producer:
         started = time.monotonic()
@@ -151,7 +152,7 @@ def _submit_all(producer: Producer, files: list[Path], options: ReadOptions, job
         try:
             jobs.append(producer.submit(file, options).id)
         except (DocumentError, InvalidRequest) as error:
-            fail(f"{file.name}: {error} ({error.code})")
+            fail(escaped(f"{file.name}: {error} ({error.code})"))
 
 
 def _follow_all(producer: Producer, jobs: list[str], folder: OutputFolder | None) -> list[tuple[JobStatus, JobResult]]:
@@ -333,7 +334,7 @@ def run(commands: typer.Typer) -> None:
             fail(sentence)
         sys.exit(1)
     except OSError as error:
-        _die(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
+        _die(escaped(f"{error.filename or ''}: {error.strerror}".removeprefix(": ")))
 
 
 def _die(message: str) -> NoReturn:

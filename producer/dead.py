@@ -1,12 +1,15 @@
 """Dead letters: what the pool has given up, kept with its reason until somebody looks at it.
 
 Two kinds: pages that took three workers along (`poison_document`), and messages that are not of this pool's contract.
-The ledger keeps the last `KEPT` of them; the document of a page is kept as long as its job's result.
+The ledger keeps the last `KEPT` of them. The document of a page goes with its job, as every document does
+(`OCRPOOL_RESULT_TTL_S`): until then the page can be replayed, and each letter says how long that is.
 """
 
 from __future__ import annotations
 
 import base64
+import time
+from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict
@@ -37,6 +40,8 @@ class DeadLetter(BaseModel):
     job_id: str = ""
     unit: str = ""
     name: str = ""
+    #: Of a page: until when its document is kept, so that it can be replayed, in seconds since 1970. None: it is gone.
+    replayable_until: float | None = None
     #: Of a message: its queue and its first bytes, in Base64.
     queue: str = ""
     body: str = ""
@@ -50,8 +55,9 @@ class DeadLetter(BaseModel):
 class DeadLetters:
     """The dead letters of one pool."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, *, clock: Callable[[], float] = time.time) -> None:
         self._ledger = ledger
+        self._clock = clock
         self._key = f"{ledger.namespace}:dead"
 
     def all(self) -> list[DeadLetter]:
@@ -59,7 +65,7 @@ class DeadLetters:
         with reachable():
             found = cast(dict[bytes, bytes], self._ledger.redis.hgetall(self._key))
         letters = [DeadLetter.model_validate_json(letter) for letter in found.values()]
-        return sorted(letters, key=lambda letter: -int(letter.id))
+        return sorted(self._with_times(letters), key=lambda letter: -int(letter.id))
 
     def get(self, letter_id: str) -> DeadLetter:
         """Raises `NotFound`."""
@@ -67,7 +73,23 @@ class DeadLetters:
             found = cast("bytes | None", self._ledger.redis.hget(self._key, letter_id))
         if found is None:
             raise _missing(letter_id)
-        return DeadLetter.model_validate_json(found)
+        [letter] = self._with_times([DeadLetter.model_validate_json(found)])
+        return letter
+
+    def _with_times(self, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
+        """The letters with the time until which each can be replayed: a job's record and its document go together.
+
+        Of a job that has not ended it is only known that they outlast its end.
+        """
+        with reachable(), self._ledger.redis.pipeline(transaction=False) as pipe:
+            for letter in letters:
+                pipe.pttl(f"{self._ledger.namespace}:job:{letter.job_id}")
+            left_ms = pipe.execute()
+        now, most_s = self._clock(), self._ledger.settings.result_ttl_s
+        return [
+            letter.model_copy(update={"replayable_until": now + min(left / 1000, most_s) if left > 0 else None})
+            for letter, left in zip(letters, left_ms, strict=True)
+        ]
 
     def drop(self, letter_id: str) -> None:
         """Forget it. Raises `NotFound`."""
@@ -80,14 +102,21 @@ class DeadLetters:
         """Hand the page's document in again, whole and as a new job of the same tenant, and forget the letter.
 
         Raises:
-            NotFound: there is no such letter, or its document is gone.
+            NotFound: there is no such letter, or its document went with its job.
             InvalidRequest: it is a message, which would be refused again.
         """
         letter = self.get(letter_id)
         if letter.kind == "message":
             raise InvalidRequest(f"Dead letter {letter_id} is a message that would be refused again; drop it instead.")
-        job = self._ledger.job(letter.job_id)
-        handle = producer.of_tenant(job.tenant).submit(producer.blobs.get(job.blob), name=job.name, options=job.options)
+        try:
+            job = self._ledger.job(letter.job_id)
+            document = producer.blobs.get(job.blob)
+        except NotFound:
+            raise NotFound(
+                f"The document of dead letter {letter_id} is gone: it is kept as long as its job "
+                f"(OCRPOOL_RESULT_TTL_S). Hand it in again yourself, and drop the letter."
+            ) from None
+        handle = producer.of_tenant(job.tenant).submit(document, name=job.name, options=job.options)
         self.drop(letter_id)
         return handle
 

@@ -12,6 +12,7 @@ import typer
 from producer.dead import DeadLetter, DeadLetters
 from producer.embedded import running_pool
 from producer.errors import InvalidRequest
+from producer.escaping import escaped
 from producer.printing import Format, aligned, count, err, out
 from producer.producer import Producer
 
@@ -43,9 +44,16 @@ def list_all(format: FormatOption = Format.TEXT) -> None:
         err.print("There are no dead letters.")
         return
     rows = [
-        (letter.id, _when(letter), _what(letter), f"{letter.code}: {letter.reason.splitlines()[0]}") for letter in found
+        (
+            letter.id,
+            _at(letter.at_ms / 1000),
+            _replay(letter),
+            _what(letter),
+            escaped(f"{letter.code}: {letter.reason}"),
+        )
+        for letter in found
     ]
-    for line in aligned([("", "when", "what", "why"), *rows]):
+    for line in aligned([("", "when", "replay", "what", "why"), *rows]):
         out.print(line, markup=False)
 
 
@@ -57,9 +65,9 @@ def show(letter: Id, format: FormatOption = Format.TEXT) -> None:
     if format is Format.JSON:
         typer.echo(found.model_dump_json())
         return
-    out.print(f"{_what(found)}, {_when(found)}\n{found.code}: {found.reason}", markup=False)
-    if found.kind == "message":
-        out.print(found.content, markup=False)
+    out.print(f"{_what(found)}, {_at(found.at_ms / 1000)}", markup=False)
+    out.print(escaped(f"{found.code}: {found.reason}"), markup=False)
+    out.print(found.content if found.kind == "message" else f"replay: {_replay(found)}", markup=False)
 
 
 @commands.command()
@@ -84,14 +92,20 @@ def drop(
     err.print(f"dropped {count(len(chosen), 'dead letter')}")
 
 
-def _when(letter: DeadLetter) -> str:
-    return datetime.fromtimestamp(letter.at_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+def _at(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _replay(letter: DeadLetter) -> str:
+    """Until when it can be handed in again."""
+    if letter.kind == "message":
+        return "no"
+    return "document gone" if letter.replayable_until is None else f"until {_at(letter.replayable_until)}"
 
 
 def _what(letter: DeadLetter) -> str:
     if letter.kind == "message":
-        return f"a message of {letter.queue or 'a queue'}"
+        return f"a message of {escaped(letter.queue) or 'a queue'}"
     page = letter.unit.partition("+")[0]
     part = f"page {page}" if page.isdigit() else "the pages' number"
-    name = letter.name.encode("unicode_escape").decode() if not letter.name.isprintable() else letter.name
-    return f"{part} of {name or 'a document'} ({letter.job_id})"
+    return f"{part} of {escaped(letter.name) or 'a document'} ({letter.job_id})"

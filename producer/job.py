@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from producer import page_ranges
 from producer.errors import InvalidRequest, OcrpoolError, from_code
+from producer.escaping import NAME_CHARS
 
 #: The version of every record and message below. A worker refuses a message of another version.
 CONTRACT_VERSION: Final = 1
@@ -128,7 +129,7 @@ class Job(Contract):
     media_type: MediaType
     size_bytes: int = Field(ge=1)
     #: The name that the producer gave; shown, never used as a path.
-    name: str = Field("", max_length=255)
+    name: str = Field("", max_length=NAME_CHARS)
     options: ReadOptions = ReadOptions()
     #: Nobody else sees it.
     tenant: Tenant = ""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from contextlib import suppress
+from typing import TextIO
 
 import structlog
 
+from producer.escaping import escaped
 from producer.settings import Settings
 
 
@@ -31,18 +34,16 @@ def configure_logs(settings: Settings) -> None:
     if settings.node:
         # Workers of one pool may write to one place.
         shared.insert(0, lambda _logger, _method, line: {"worker": settings.node, **line})
-    renderer: structlog.typing.Processor
+    renderers: list[structlog.typing.Processor]
     if settings.log_format == "json":
         shared.append(structlog.processors.format_exc_info)
-        renderer = structlog.processors.JSONRenderer()
+        renderers = [structlog.processors.JSONRenderer()]
     else:
-        # Plain tracebacks: others show local variables, and with them documents and secrets.
-        renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
+        console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_write_traceback)
+        renderers = [_escape, console]
     level = logging.getLevelNamesMapping()[settings.log_level]
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: LossyLogger(sys.stderr),
         cache_logger_on_first_use=True,
@@ -51,7 +52,24 @@ def configure_logs(settings: Settings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+def _escape(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What strangers wrote neither ends the line nor moves the cursor of whoever reads it."""
+    return {
+        escaped(field): value if field == "exc_info" else escaped(value if isinstance(value, str) else repr(value))
+        for field, value in line.items()
+    }
+
+
+def _write_traceback(out: TextIO, error: structlog.typing.ExcInfo) -> None:
+    """Below its line and indented, so that an error's words are not taken for a line of the log.
+
+    Plain: other tracebacks show local variables, and with them documents and secrets.
+    """
+    for line in "".join(traceback.format_exception(*error)).splitlines():
+        out.write(f"\n    {escaped(line)}")

@@ -10,11 +10,16 @@ import typer
 from rich.console import Console
 
 from producer.cpus import as_ranges
+from producer.escaping import escaped, shown_name
 from producer.job import JobResult, JobState, JobStatus
 from producer.plan import PoolPlan
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+
+#: Bytes of a file's name (NAME_MAX of Linux' file systems).
+NAME_BYTES = 255
 
 
 class Format(StrEnum):
@@ -37,20 +42,27 @@ class OutputFolder:
         self._taken: set[str] = set()
 
     def write(self, name: str, result: JobResult) -> None:
-        suffix = "txt" if self._format is Format.TEXT else "json"
-        file, number = f"{name}.{suffix}", 2
+        suffix = ".txt" if self._format is Format.TEXT else ".json"
+        file, number = _file_name(name, suffix), 2
         while file in self._taken:
-            file, number = f"{name}.{number}.{suffix}", number + 1
+            file, number = _file_name(name, f".{number}{suffix}"), number + 1
         self._taken.add(file)
         (self._folder / file).write_text(content(result, self._format) + "\n", encoding="utf-8")
-        err.print(f"wrote {self._folder / file}", markup=False)
+        err.print(f"wrote {escaped(str(self._folder / file))}", markup=False)
+
+
+def _file_name(name: str, suffix: str) -> str:
+    """A job's name with a suffix, without folders and cut to what a file system takes."""
+    return (shown_name(name) or "document").encode()[: NAME_BYTES - len(suffix)].decode(errors="ignore") + suffix
 
 
 def print_result(name: str, result: JobResult, format: Format, *, seconds: float | None = None) -> None:
     """Print to standard output; with `seconds`, text comes below a heading with the document's name, pages and time."""
     headed = seconds is not None and format is Format.TEXT
     if headed:
-        out.print(f"── {name}: {count(len(result.pages), 'page')}, {seconds:.1f} s ──", style="bold", markup=False)
+        out.print(
+            f"── {escaped(name)}: {count(len(result.pages), 'page')}, {seconds:.1f} s ──", style="bold", markup=False
+        )
     typer.echo(content(result, format) + ("\n" if headed else ""))
 
 
@@ -58,14 +70,15 @@ def report(name: str, result: JobResult) -> bool:
     """Say on standard error what could not be read; True if everything was."""
     failures = [page for page in result.pages if page.kind == "failure"]
     if result.error is not None and not failures:
-        fail(f"{name}: {result.error.message} ({result.error.code})")
+        fail(escaped(f"{name}: {result.error.message} ({result.error.code})"))
     for page in failures:
-        fail(f"{name}, page {page.page}: {page.error.message} ({page.error.code})")
+        fail(escaped(f"{name}, page {page.page}: {page.error.message} ({page.error.code})"))
     return result.state is JobState.SUCCEEDED
 
 
 def fail(message: str) -> None:
-    err.print(f"error: {message}", markup=False)
+    """Print an error, which may have several lines, to standard error."""
+    err.print("error: " + "\n".join(map(escaped, message.splitlines())), markup=False)
 
 
 def print_status(status: JobStatus, format: Format) -> None:
@@ -74,7 +87,7 @@ def print_status(status: JobStatus, format: Format) -> None:
         return
     pages = f"{status.pages_done + status.pages_failed} of {status.pages_total or '?'} pages"
     failed = f", {status.pages_failed} failed" if status.pages_failed else ""
-    reason = f": {status.error.message}" if status.error else ""
+    reason = f": {escaped(status.error.message)}" if status.error else ""
     out.print(f"{status.id}  {status.state.value}  {pages}{failed}{reason}", markup=False)
 
 

@@ -12,6 +12,7 @@ from typing import IO, Self
 
 from producer.blobs import BlobStore, FolderStore
 from producer.errors import IdempotencyMismatch, InvalidRequest, QueueFull, QuotaExceeded, TooLarge
+from producer.escaping import NAME_CHARS, escaped, shown_name
 from producer.following import follow
 from producer.idempotency import IdempotencyKey
 from producer.job import Job, JobResult, JobStatus, ReadOptions, Tenant, new_job_id
@@ -63,12 +64,14 @@ class Producer:
     ) -> JobHandle:
         """Accept a document (its bytes, a file's path, or a file open for reading) and return at once.
 
+        The job keeps the name, without folders and control characters, to be shown; it is never a path.
+
         Whoever cannot know whether a document was accepted hands it in again under the same `idempotency_key`: for as
         long as the pool knows the job, it is that one.
 
         Raises:
-            InvalidRequest: there is no such file, the key is not of printable ASCII characters, or the one page of an
-                image is not among those that were asked for.
+            InvalidRequest: there is no such file, the name has more than 255 characters, the key is not of printable
+                ASCII characters, or the one page of an image is not among those that were asked for.
             IdempotencyMismatch: the key was used with another document, name or options.
             UnsupportedMediaType, CorruptDocument, TooLarge: the document can be refused by its first bytes or size.
             QueueFull, QuotaExceeded, Unavailable: the pool takes nothing now.
@@ -84,6 +87,9 @@ class Producer:
         self, source: bytes | IO[bytes], options: ReadOptions, name: str, idempotency_key: str | None
     ) -> JobHandle:
         tenant = self.tenant or ""
+        name = shown_name(name)
+        if len(name) > NAME_CHARS:
+            raise InvalidRequest(f"name: at most {NAME_CHARS} characters.")
         head, size_bytes = _look(source)
         media_type = sniff(head)
         if size_bytes > self.settings.max_document_bytes:
@@ -97,7 +103,7 @@ class Producer:
             blob=job_id,
             media_type=media_type,
             size_bytes=size_bytes,
-            name=name[:255],
+            name=name,
             options=options,
             tenant=tenant,
         )
@@ -196,7 +202,9 @@ def _opened(path: Path) -> IO[bytes]:
     try:
         return path.open("rb")
     except OSError as error:
-        raise InvalidRequest(f"{path} cannot be read: {error.strerror}.") from error
+        raise InvalidRequest(f"{escaped(str(path))} cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # a path with NUL
+        raise InvalidRequest(f"{escaped(str(path))} cannot be read: {error}.") from error
 
 
 def _look(source: bytes | IO[bytes]) -> tuple[bytes, int]:

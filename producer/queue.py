@@ -37,7 +37,8 @@ def broker_settings(settings: Settings) -> dict[str, Any]:
             "ack_emulation": False,
             "priority_steps": [0],
             "queue_order_strategy": "round_robin",
-            "socket_timeout": 15,
+            # Shorter than the ledger's: a message that comes twice, because its answer did not, is claimed once.
+            "socket_timeout": 5,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 5,

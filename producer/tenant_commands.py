@@ -40,6 +40,7 @@ def show(tenant: Name, format: FormatOption = Format.TEXT) -> None:
 @commands.command("set")
 def set_limits(
     tenant: Name,
+    *,
     max_queued_pages: Annotated[int | None, typer.Option(min=0, help="Pages that wait or are being read.")] = None,
     max_unfinished_jobs: Annotated[int | None, typer.Option(min=0)] = None,
     max_requests_per_s: Annotated[float | None, typer.Option(min=0)] = None,

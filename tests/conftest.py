@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,17 @@ def assert_every_key_is_owned(client: redis.Redis, namespace: str) -> None:
         name = key.decode().removeprefix(f"{namespace}:")
         owned = name in OWNED or name.startswith(OWNED_BY_TENANT)
         assert owned or client.ttl(key) > 0, f"{key.decode()} has neither a TTL nor an owner"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB."""
+    (folder := tmp_path / "tiny").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system can be mounted by root alone, where the machine allows it")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

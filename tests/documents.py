@@ -35,12 +35,14 @@ def png(text: str) -> bytes:
     return encoded(picture(text), "PNG")
 
 
-def tiff(texts: Sequence[str], *, black: int = 0) -> bytes:
-    """One `picture` a page; the page `black`, counted from 1, is black all over."""
+def tiff(texts: Sequence[str], *, black: int = 0, huge: int = 0) -> bytes:
+    """One `picture` a page; counted from 1, the page `black` is black all over, and `huge` has 64 megapixels."""
     pages = [picture(text) for text in texts]
     if black:
         pages[black - 1] = Image.new("RGB", pages[0].size)
-    return encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    if huge:
+        pages[huge - 1] = Image.new("1", (8000, 8000), 1)
+    return encoded(pages[0], "TIFF", compression="tiff_deflate", save_all=True, append_images=pages[1:])
 
 
 def pdf(

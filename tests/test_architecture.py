@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
-    {"errors"},
-    {"job", "settings", "cpus", "backoff", "room", "limits"},
+    {"errors", "escaping", "page_ranges"},
+    {"job", "settings", "cpus", "backoff", "room", "limits", "idempotency"},
     {"media", "blobs", "ledger", "queue", "logs", "processes", "cards"},
     {"following", "plan"},
     {"producer", "workers", "dead", "tenants", "api_keys"},

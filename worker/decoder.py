@@ -87,10 +87,12 @@ class Drawn(Contract):
 
 
 class Refused(Contract):
-    """The child would not decode it."""
+    """The child would not decode it. Other codes are not its to give: one that was taken over could say `cancelled`."""
 
     kind: Literal["refusal"]
-    code: str = Field(max_length=64)
+    code: Literal[
+        "corrupt_document", "encrypted_document", "image_too_large", "too_many_pages", "unsupported_media_type"
+    ]
     message: str = Field(max_length=500)
     retire: bool
 
@@ -259,7 +261,9 @@ class Decoder:
         try:
             return shape.validate_json(reply)
         except ValidationError:
-            raise self._death() from None
+            asked = self._ready
+            self.close()
+            raise DecoderDied(None, asked=asked) from None
 
     def _death(self, *, asked: bool | None = None) -> DecoderDied:
         """Take the child's exit status; one that still runs, with its end of the socket shut, is killed."""

@@ -42,6 +42,7 @@ from producer.errors import (
     Unavailable,
     from_code,
 )
+from producer.escaping import escaped
 from producer.job import MediaType
 from producer.settings import Settings
 from worker.budget import RasterBudget
@@ -216,7 +217,7 @@ class Rasteriser:
             if deadline is not None and self._clock() >= deadline:
                 raise DeadlineExceeded from None
             raise
-        if not isinstance(reply, Pages):
+        if not isinstance(reply, Pages) or reply.pages > self._settings.max_pages:
             raise _wrong_answer(decoder)
         return reply.pages
 
@@ -329,7 +330,7 @@ def _wrong_answer(decoder: Decoder) -> Internal:
 
 def _granted(reply: Reply) -> Reply:
     if isinstance(reply, Refused):
-        raise from_code(reply.code, reply.message)
+        raise from_code(reply.code, escaped(reply.message))
     return reply
 
 

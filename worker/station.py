@@ -15,6 +15,7 @@ from producer.cards import cards_for, in_flight
 from producer.cpus import as_ranges
 from producer.dead import bury_message
 from producer.errors import Unavailable
+from producer.escaping import escaped
 from producer.job import PREPARE
 from producer.ledger import Ledger
 from producer.queue import Publisher
@@ -119,7 +120,7 @@ class Station:
     def refuse(self, message: bytes, queue: str, reason: str) -> None:
         """Count a message that is not of this pool's contract, and keep it as a dead letter."""
         metrics.MESSAGES_REFUSED.inc()
-        reason = reason.encode("unicode_escape").decode()[:MOST_REASON]
+        reason = escaped(reason)[:MOST_REASON]
         log.error("message.refused", queue=queue, reason=reason, size_bytes=len(message))
         try:
             bury_message(self.ledger, message, queue, reason)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 import tempfile
 import time
 from asyncio import timeout
@@ -20,6 +19,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from producer.errors import InvalidRequest, TooLarge, Unavailable, UnsupportedMediaType, UploadTimeout
+from producer.escaping import NAME_CHARS, shown_name
 from producer.gateway.problems import invalid
 from producer.job import Contract, ReadOptions
 from producer.settings import Settings
@@ -28,7 +28,6 @@ from producer.settings import Settings
 OVERHEAD_BYTES = 1 << 16
 FIELD_BYTES = 4096
 MAX_FIELDS = 32
-NAME_CHARS = 255
 #: Bodies and documents up to this size stay in memory, larger ones wait in a temporary file.
 IN_MEMORY_BYTES = 1 << 20
 #: Where the way in is too narrow, and another one is not.
@@ -95,7 +94,7 @@ class JsonUpload:
             raise InvalidRequest("document: not valid base64.") from error
         if len(source) > self.max_bytes:
             raise self.too_large
-        return nullcontext(Document(source, shown_name(asked.name), asked.options))
+        return nullcontext(Document(source, asked.name, asked.options))
 
 
 @asynccontextmanager
@@ -210,10 +209,11 @@ def _from_form(form: FormData, max_bytes: int) -> FormUpload:
         raise InvalidRequest("file: the form has no file in the field of this name.")
     if file.size is not None and file.size > max_bytes:
         raise _too_large(max_bytes)
-    name = fields.pop("name", None) or file.filename or ""
+    # A name that was chosen may be too long; one that a client took from its disk is cut.
+    name = fields.pop("name", None) or shown_name(file.filename or "")[:NAME_CHARS]
     # A browser sends the fields that a person left alone as empty texts.
     chosen = {field: value for field, value in fields.items() if value != ""}
-    return FormUpload(file=file.file, name=shown_name(str(name)), options=_options(chosen))
+    return FormUpload(file=file.file, name=str(name), options=_options(chosen))
 
 
 def _options(fields: Mapping[str, Any]) -> ReadOptions:
@@ -221,9 +221,3 @@ def _options(fields: Mapping[str, Any]) -> ReadOptions:
         return ReadOptions.model_validate(fields)
     except ValidationError as error:
         raise invalid(error.errors(include_url=False)) from error
-
-
-def shown_name(name: str) -> str:
-    """A file name that is safe to show: no folders, no control characters, at most 255 characters."""
-    last = re.split(r"[/\\]", name)[-1]
-    return "".join(char for char in last if char.isprintable())[:NAME_CHARS]

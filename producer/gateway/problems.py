@@ -15,10 +15,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from producer.errors import BY_CODE, Internal, InvalidRequest, NotFinished, NotFound, OcrpoolError, Unauthorized
+from producer.escaping import escaped
 
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+#: Of a field that is at fault, so much of its name is told.
+FIELD_CHARS = 100
 
 #: Seconds after which a client may ask again: short for a job under way, longer for a pool that is full or away.
 POLL_AFTER_S = 1
@@ -78,7 +81,8 @@ def invalid(errors: Sequence[Any]) -> InvalidRequest:
     first = errors[0]
     where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
     what = str(first["msg"]).rstrip(".")
-    return InvalidRequest(f"{'.'.join(where) or 'The request'}: {what[0].lower()}{what[1:]}.")
+    field = escaped(".".join(where))[:FIELD_CHARS]  # a stranger may have named it
+    return InvalidRequest(f"{field or 'The request'}: {what[0].lower()}{what[1:]}.")
 
 
 def responses(*errors: type[OcrpoolError]) -> dict[int | str, dict[str, Any]]:

@@ -4,7 +4,9 @@
 whole(3, 1)
 local kind = string.match(ARGV[1], '^(%l+):.') or ARGV[1]
 if kind ~= 'sweeping' and kind ~= 'worker' and kind ~= 'busy' then error('there is no such note') end
-local key = ns .. ':' .. ARGV[1]
-if ARGV[4] == '1' and redis.call('EXISTS', key) == 1 then return 0 end
+local key, ttl = ns .. ':' .. ARGV[1], tonumber(ARGV[3])
+-- One that has longer to live than it is ever given was written before the server's clock stepped back.
+local left = redis.call('PTTL', key)
+if ARGV[4] == '1' and left >= 0 and left <= ttl then return 0 end
 redis.call('SET', key, ARGV[2], 'PX', ARGV[3])
 return 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos.oracle import REPORTS
-from tests.chaos.pool import Pool
+from tests.chaos.pool import MakePool, Pool
 from tests.redis_server import Server
 
 FULL = os.environ.get("CHAOS") == "full"
@@ -25,7 +25,7 @@ def pytest_report_header() -> str:
 
 def pytest_terminal_summary() -> None:
     """The table of what was done and what came of it."""
-    columns = ("fault", "faults", "seconds", "jobs", "pages", "lost", "duplicates", "read_again", "refused")
+    columns = ("fault", "faults", "seconds", "jobs", "pages", "lost", "duplicates", "read_again", "refused", "ended")
     table = Table(*(name.replace("_", " ") for name in columns), title=f"CHAOS_SEED={SEED}")
     for report in REPORTS:
         table.add_row(*(str(getattr(report, name)) for name in columns))
@@ -44,8 +44,10 @@ def full() -> bool:
 
 
 @pytest.fixture
-def pool(tmp_path: Path, seed: int) -> Iterator[Callable[..., Pool]]:
-    """Makes the test's pool, with settings of its own."""
+def pool(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakePool]:
+    """Makes the test's pool, with settings of its own. Workers that end again and again come back after a second: the
+    launcher's growing pauses would be most of the time."""
+    monkeypatch.setattr("producer.backoff.LONGEST_S", 1.0)
     pools: list[Pool] = []
 
     def make(server: Server | None = None, **settings: object) -> Pool:

@@ -38,6 +38,8 @@ class Report:
     #: Submissions that were refused, and tried again.
     refused: int = 0
     dead_letters: int = 0
+    #: Workers that ended although the test did not kill them, with another status than 0.
+    ended: int = 0
     states: dict[str, int] = field(default_factory=dict)
 
     def recovered(self, seconds: float) -> None:
@@ -54,20 +56,22 @@ class Report:
                 file.write(line + "\n")
 
 
-def judge(pool: Pool, report: Report, *, but: int = 0) -> None:
+def judge(pool: Pool, report: Report, *, but: int = 0, ends: int = 0) -> None:
     """Stop the workers, look at all that is left, and keep the report."""
-    pool.stop_workers()
     try:
-        look(pool, report, but=but)
+        pool.is_whole()  # One that is not up yet ends by the signal itself.
+        pool.stop_workers()
+        look(pool, report, but=but, ends=ends)
     finally:
         report.write()
 
 
-def look(pool: Pool, report: Report, *, but: int = 0) -> None:
+def look(pool: Pool, report: Report, *, but: int = 0, ends: int = 0) -> None:
     """Each job succeeded, `but` so many that ended otherwise; each of its pages has exactly one outcome, of which the
-    witness knows; the counts agree; no unit, lease, key, file or process is left."""
+    witness knows; the counts agree; no unit, lease, key, file or process is left; all but `ends` workers at most have
+    drained to status 0, where nobody killed them."""
     pool.witness.catch_up()
-    ledger = pool.producer.ledger
+    ledger = pool.ledger
     results, gone = all_results(pool)
     states = Counter(result.state.value for result in results.values())
     outcomes = {(job_id, page.page) for job_id, result in results.items() for page in result.pages}
@@ -79,8 +83,10 @@ def look(pool: Pool, report: Report, *, but: int = 0) -> None:
     report.duplicates, report.read_again = pool.witness.duplicates, pool.witness.read_again
     report.refused, report.states = pool.withheld, dict(states)
     report.dead_letters = totals.get("dead_letters", 0)
+    report.ended = len(pool.ended)
 
     assert (report.lost, report.duplicates) == (0, 0)
+    assert report.ended <= ends, pool.ended
     assert pool.witness.recorded == outcomes or pool.server.lives > 1
     assert len(results) - states[JobState.SUCCEEDED.value] == but, states
     assert not any(
@@ -106,7 +112,7 @@ def all_results(pool: Pool) -> tuple[dict[str, JobResult], set[str]]:
     results, gone = {}, set()
     for job_id in found | set(pool.submitted):
         try:
-            results[job_id] = pool.producer.ledger.result(job_id)
+            results[job_id] = pool.ledger.result(job_id)
         except (NotFound, NotFinished):
             gone.add(job_id)
     return results, gone
@@ -116,7 +122,7 @@ def pages_without_outcome(pool: Pool, result: JobResult) -> int:
     """A job that was cancelled or expired owes no outcome, nor one whose pages could not be counted."""
     if result.state in (JobState.CANCELLED, JobState.EXPIRED):
         return 0
-    known = pool.producer.ledger.status(result.id).pages_total or 0
+    known = pool.ledger.status(result.id).pages_total or 0
     wanted = pool.submitted.get(result.id, known) if result.state is JobState.SUCCEEDED else known
     return len(set(range(1, wanted + 1)) - {page.page for page in result.pages})
 
@@ -124,20 +130,21 @@ def pages_without_outcome(pool: Pool, result: JobResult) -> int:
 def assert_nothing_is_left(pool: Pool) -> None:
     """No process of the pool's (what it shares goes with it, for its memory has no name), and no file of no job."""
     assert not processes(pool)
-    blobs = [path.name for path in (pool.settings.data_dir / "blobs").rglob("*") if path.is_file()]
+    blobs = [path.name for path in pool.settings.blob_dir.rglob("*") if path.is_file()]
     assert not [name for name in blobs if name.startswith(".")]
     owners = set(pool.members("garbage"))
     assert {name.partition(".")[0] for name in blobs} <= owners
 
 
 def processes(pool: Pool) -> list[psutil.Process]:
-    """Workers and decoders of this pool, whoever their parents are now."""
-    mine = str(pool.settings.data_dir)
-    return [process for process in psutil.process_iter() if _environment(process).get("OCRPOOL_DATA_DIR") == mine]
+    """Workers and decoders of this pool, whoever their parents are now: a decoder is told its worker's process id."""
+    workers = {str(pid) for pid in pool.processes}
+    return [
+        process
+        for process in psutil.process_iter(["pid", "cmdline"])
+        if str(process.pid) in workers or workers.intersection(_told(process.info["cmdline"] or []))
+    ]
 
 
-def _environment(process: psutil.Process) -> dict[str, str]:
-    try:
-        return dict(process.environ())
-    except psutil.Error:
-        return {}
+def _told(command: list[str]) -> list[str]:
+    return command[-2:] if any("worker.decoding" in word for word in command) else []

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from producer import Producer
 from producer.errors import Unavailable
-from producer.job import ReadOptions
+from producer.ledger import Ledger
 from producer.plan import plan_workers
-from producer.processes import PYTHON
+from producer.processes import PYTHON, Process, ended_by
 from producer.settings import Settings
 from producer.workers import Workers
 from tests.chaos.proxy import Proxy
@@ -26,7 +29,25 @@ from tests.redis_server import Server
 QUICK = {"lease_s": 3.0, "lease_renew_s": 0.5, "sweep_interval_s": 0.5, "unclaimed_after_s": 2.0}
 #: What clients do with a refusal: try again.
 RETRIES, RETRY_S = 120, 0.25
-FAULTY_WORKER = Path(__file__).parents[1] / "faulty_worker.py"
+
+
+class Crew(Workers):
+    """Workers of which every process is kept that there was."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.all: dict[int, Process] = {}
+
+    def tend(self) -> None:
+        self._keep()
+        super().tend()
+
+    def stop(self) -> None:
+        self._keep()
+        super().stop()
+
+    def _keep(self) -> None:
+        self.all |= {process.popen.pid: process for process in self.processes}
 
 
 class Pool:
@@ -41,32 +62,35 @@ class Pool:
         self.settings = Settings.model_validate({"namespace": "chaos", "device": "cpu", **address, **QUICK, **settings})
         #: Past the proxy, for the oracle.
         self.client = self.server.client
+        self.ledger = Ledger(self.settings, self.client)
         self.witness = Witness(self.server, self.settings.namespace)
         self.producer = Producer(self.settings)
         self.submitted: dict[str, int] = {}
         self.withheld = 0
-        self._crews: list[tuple[Workers, threading.Event, threading.Thread]] = []
+        self._seats = 0
+        self._killed: set[int] = set()
+        self._crews: list[tuple[Crew, threading.Event, threading.Thread]] = []
 
-    def start_workers(self, number: int, *faulty: str) -> Workers:
-        """Workers whose launcher starts them again; `faulty` are the arguments of `tests/faulty_worker.py`."""
+    def start_workers(self, number: int, *script: str) -> None:
+        """Workers whose launcher starts them again; with a `script` and its arguments, those that it makes of them."""
         cpus = [frozenset({cpu}) for cpu in range(number)]
         plans = plan_workers(self.settings.model_copy(update={"rasterise_processes": 1}), cpus, workers=number)
-        command = [*PYTHON, str(FAULTY_WORKER), *faulty] if faulty else [*PYTHON, "-m", "worker"]
-        workers = Workers(self.settings, plans, log_dir=self.settings.data_dir / "logs", command=command)
-        stop, there = threading.Event(), len(self.producer.workers())
+        command = [*PYTHON, *(script or ("-m", "worker"))]
+        workers = Crew(self.settings, plans, log_dir=self.settings.data_dir / "logs", command=command)
+        stop = threading.Event()
         thread = threading.Thread(target=workers.run, args=(stop,), name="launcher")
         thread.start()
         self._crews.append((workers, stop, thread))
-        until(lambda: len(self.producer.workers()) == there + number, 60)
-        return workers
+        self._seats += number
+        self.is_whole()
 
-    def submit(self, pages: int | None = None, *, black: int = 0, **options: object) -> str:
-        """Hand in a document, as patiently as a client does. A black page is what faulty workers wait for."""
+    def submit(self, pages: int | None = None, *, black: int = 0, huge: int = 0) -> str:
+        """Hand in a document, as patiently as a client does. A black page is what faulty workers wait for, a huge
+        one is too much for a decoder."""
         pages = pages or self.random.randint(1, 12)
-        document = white_pages(pages) if not black else with_a_black_page(pages, black)
         for _ in range(RETRIES):
             try:
-                job = self.producer.submit(document, ReadOptions.model_validate(options))
+                job = self.producer.submit(document(pages, black, huge))
             except Unavailable:
                 self.withheld += 1
                 time.sleep(RETRY_S)
@@ -102,14 +126,21 @@ class Pool:
         done = self._pages_read()
         until(lambda: self._pages_read() > done, timeout_s)
 
+    def ends(self, job_id: str, timeout_s: float = 60) -> None:
+        """Wait until that job is final."""
+        until(lambda: self.ledger.status(job_id).final, timeout_s)
+
     def refuses(self, timeout_s: float = 30) -> None:
         """Wait until a submission more than now is refused."""
         withheld = self.withheld
         until(lambda: self.withheld > withheld, timeout_s)
 
-    def is_whole(self, workers: int = 2) -> None:
-        """Wait until so many workers are ready."""
-        until(lambda: len(self.producer.workers()) == workers, 60)
+    def is_whole(self) -> None:
+        """Wait until every worker is ready, and none is taken for ready that has ended."""
+        until(lambda: len(self.worker_pids()) == self._seats and self._ready_pids() == set(self.worker_pids()), 60)
+
+    def _ready_pids(self) -> set[int]:
+        return {worker["pid"] for worker in self.ledger.workers().values()}
 
     def comes_back_without(self, pid: int) -> None:
         """Wait until that worker is gone and another one has taken its place."""
@@ -126,7 +157,40 @@ class Pool:
         ]
 
     def worker_pids(self) -> list[int]:
-        return [process.popen.pid for workers, _, _ in self._crews for process in workers.processes]
+        """The workers that run now."""
+        found = [process for workers, _, _ in self._crews for process in workers.processes]
+        return [process.popen.pid for process in found if process.popen.poll() is None]
+
+    @property
+    def processes(self) -> dict[int, Process]:
+        """Every worker that there was."""
+        return {pid: process for workers, _, _ in self._crews for pid, process in workers.all.items()}
+
+    @property
+    def ended(self) -> dict[int, str]:
+        """How those workers ended that were not killed here, and did not drain to status 0 either."""
+        codes = {pid: process.popen.returncode for pid, process in self.processes.items() if pid not in self._killed}
+        return {pid: ended_by(code) for pid, code in codes.items() if code}
+
+    def kill(self, pid: int) -> float:
+        """Kill a worker; returns the seconds until others have all that was held then, 20 at most."""
+        held, started = self.holders(), time.monotonic()
+        self._killed.add(pid)
+        os.kill(pid, signal.SIGKILL)
+        self.changes_hands(held, 20)
+        return time.monotonic() - started
+
+    def holders(self) -> dict[str, object]:
+        """The fence of each unit that is leased now."""
+        return {member: self._fence(member) for member in self.members("leases")}
+
+    def _fence(self, member: str) -> object:
+        job_id, unit = member.split()
+        return self.client.hget(f"chaos:spans:{job_id}", f"{unit}:fence")
+
+    def changes_hands(self, held: Mapping[str, object], timeout_s: float) -> None:
+        """Wait until others have, or have done, all that was `held`."""
+        until(lambda: not held.items() & self.holders().items(), timeout_s)
 
     def finish(self, timeout_s: float) -> float:
         """Wait until every job is final; returns how long that took."""
@@ -139,7 +203,7 @@ class Pool:
             stop.set()
         for _, _, thread in self._crews:
             thread.join()
-        self._crews.clear()
+        self._seats = 0
 
     def close(self) -> None:
         self.stop_workers()
@@ -149,13 +213,13 @@ class Pool:
         self.server.close()
 
 
+#: Makes the test's pool: its server, if it has one of its own, and settings.
+MakePool = Callable[..., Pool]
+
+
 @cache
-def white_pages(number: int) -> bytes:
-    return tiff([f"page {page}" for page in range(1, number + 1)])
-
-
-def with_a_black_page(number: int, black: int) -> bytes:
-    return tiff([f"page {page}" for page in range(1, number + 1)], black=black)
+def document(pages: int, black: int, huge: int) -> bytes:
+    return tiff([f"page {page}" for page in range(1, pages + 1)], black=black, huge=huge)
 
 
 def until(holds: Callable[[], object], timeout_s: float) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 
 class Proxy:
@@ -18,6 +19,7 @@ class Proxy:
         self.latency_s = 0.0
         self._connections: set[socket.socket] = set()
         self._silent: set[socket.socket] = set()
+        self._all_silent = False
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
@@ -29,10 +31,16 @@ class Proxy:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def go_silent(self) -> None:
-        """From now on nothing passes on the connections that are open, and nobody is told; new ones work."""
-        with self._lock:
-            self._silent |= self._connections
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """Nothing passes, and nobody is told. New connections work afterwards; those open at the end stay silent."""
+        self._all_silent = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._silent |= self._connections
+                self._all_silent = False
 
     def close(self) -> None:
         self._listener.close()
@@ -57,7 +65,7 @@ class Proxy:
             while data := source.recv(1 << 16):
                 if self.latency_s:
                     time.sleep(self.latency_s)
-                if source not in self._silent:
+                if not (self._all_silent or source in self._silent):
                     sink.sendall(data)
         for end in (source, sink):
             with suppress(OSError):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import signal
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from tests.chaos.oracle import Report, look
-from tests.chaos.pool import Pool
-
-MakePool = Callable[..., Pool]
+from tests.chaos.oracle import Report, look, processes
+from tests.chaos.pool import MakePool, Pool
 
 #: What a ledger without its one-outcome rule would do: count a page that has its outcome already.
 COUNT_TWICE = """
@@ -62,6 +62,21 @@ def test_the_oracle_sees_every_harm(pool: MakePool, seed: int) -> None:
             harm(chaos, job_id)
             with pytest.raises(AssertionError):
                 look(chaos, Report(harm.__name__, seed))
+
+
+def test_the_oracle_sees_workers_that_end_by_themselves_and_decoders_that_stay(pool: MakePool, seed: int) -> None:
+    chaos = pool()
+    chaos.start_workers(1)
+    chaos.submit()
+    chaos.finish(30)
+    (worker,) = chaos.worker_pids()
+    assert len(processes(chaos)) == 2
+    os.kill(worker, signal.SIGKILL)
+    chaos.stop_workers()
+    assert chaos.ended == {worker: "SIGKILL"}
+    with pytest.raises(AssertionError):
+        look(chaos, Report("none", seed))
+    look(chaos, Report("none", seed), ends=1)
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.chaos.oracle import Report, judge
-from tests.chaos.pool import Pool
+from tests.chaos.pool import MakePool, Pool
 
-MakePool = Callable[..., Pool]
+#: A pause of a load that does not come.
+NEVER_S = 3600.0
 
 
 def rounds(full: bool) -> int:
@@ -74,6 +75,48 @@ def test_redis_full(pool: MakePool, seed: int, full: bool) -> None:
             chaos.refuses()
             time.sleep(chaos.random.uniform(0, 1))
             chaos.client.config_set("maxmemory", "0")
+            started = time.monotonic()
+            chaos.goes_on()
+            report.recovered(time.monotonic() - started)
+    chaos.finish(120)
+    judge(chaos, report)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("pause_s", [0.05, NEVER_S])
+def test_connections_that_are_silent(pause_s: float, pool: MakePool, seed: int, full: bool) -> None:
+    load = "under load" if pause_s < NEVER_S else "at rest"
+    chaos, report = pool(), Report(f"connections to Redis silent, {load}", seed)
+    chaos.start_workers(2)
+    chaos.submit()
+    chaos.finish(60)
+    with chaos.load(pause_s):
+        for _ in range(2 if full else 1):
+            time.sleep(chaos.random.uniform(0.5, 2))
+            held = chaos.holders()
+            with chaos.proxy.silence():
+                time.sleep(chaos.settings.lease_s + 1)
+            started = time.monotonic()
+            job_id = chaos.submit()
+            chaos.changes_hands(held, 60)
+            chaos.ends(job_id)
+            report.recovered(time.monotonic() - started)
+    chaos.finish(120)
+    judge(chaos, report)
+    # A silent ledger is given up after 15 s, by a producer and then by a worker, and a silent queue after 5
+    assert report.seconds < 40
+
+
+@pytest.mark.chaos
+def test_answers_that_are_seconds_late(pool: MakePool, seed: int, full: bool) -> None:
+    chaos, report = pool(), Report("every answer of Redis 2 to 4 s late", seed)
+    chaos.start_workers(2)
+    with chaos.load():
+        for _ in range(3 if full else 1):
+            time.sleep(0.5)
+            chaos.proxy.latency_s = chaos.random.uniform(1, 2)
+            time.sleep(10)
+            chaos.proxy.latency_s = 0.0
             started = time.monotonic()
             chaos.goes_on()
             report.recovered(time.monotonic() - started)

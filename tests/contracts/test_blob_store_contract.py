@@ -53,7 +53,7 @@ def test_deleting_twice_is_no_error(store: BlobStore) -> None:
         store.get("job_1")
 
 
-@pytest.mark.parametrize("key", ["../../etc/passwd", "a/b", "", "job\0", "JOB", "x" * 81])
+@pytest.mark.parametrize("key", ["../../etc/passwd", "a/b", "", "job\0", "jobs\n", "JOB", "x" * 81])
 def test_a_key_that_is_not_ours_never_becomes_a_path(store: BlobStore, key: str) -> None:
     with pytest.raises(ValueError, match="not a blob key"):
         store.put(key, b"x")

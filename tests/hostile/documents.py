@@ -47,6 +47,46 @@ def pdf_with_script_and_attachment() -> bytes:
     return file.getvalue()
 
 
+def pdf_of_flate() -> bytes:
+    """A page with a red square and an image of a gigabyte, packed into one megabyte."""
+    packer = zlib.compressobj(9)
+    packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1000)) + packer.flush()
+    file = io.BytesIO()
+    with pikepdf.new() as document:
+        page = document.add_blank_page(page_size=(100, 100))
+        image = pikepdf.Stream(
+            document,
+            packed,
+            Type=pikepdf.Name.XObject,
+            Subtype=pikepdf.Name.Image,
+            Width=32_000,
+            Height=32_000,
+            ColorSpace=pikepdf.Name.DeviceGray,
+            BitsPerComponent=8,
+            Filter=pikepdf.Name.FlateDecode,
+        )
+        page.Resources = pikepdf.Dictionary(XObject=pikepdf.Dictionary(I=image))
+        page.Contents = document.make_stream(b"1 0 0 rg 0 80 20 20 re f 50 0 0 50 50 0 cm /I Do")
+        document.save(file, compress_streams=False)
+    return file.getvalue()
+
+
+def pdf_of_forms(depth: int) -> bytes:
+    """A page with a form that draws another ten times, which draws another ten times..."""
+    file = io.BytesIO()
+    with pikepdf.new() as document:
+        page = document.add_blank_page(page_size=(100, 100))
+        form = document.make_stream(b"0 0 1 rg 0 0 100 100 re f")
+        for _ in range(depth):
+            form.Type, form.Subtype, form.BBox = pikepdf.Name.XObject, pikepdf.Name.Form, [0, 0, 100, 100]
+            inner, form = form, document.make_stream(b"/F Do " * 10)
+            form.Resources = pikepdf.Dictionary(XObject=pikepdf.Dictionary(F=inner))
+        page.Resources = form.Resources
+        page.Contents = document.make_stream(b"/F Do " * 10)
+        document.save(file)
+    return file.getvalue()
+
+
 def pdf_nested(depth: int) -> bytes:
     """A PDF whose page has an array in an array in an array..."""
     nested = b"[" * depth + b"]" * depth

@@ -12,7 +12,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from producer.errors import CorruptDocument, ImageTooLarge, OcrpoolError, TooManyPages, UnsupportedMediaType
+from producer.errors import (
+    CorruptDocument,
+    ImageTooLarge,
+    OcrpoolError,
+    PageTimeout,
+    TooManyPages,
+    UnsupportedMediaType,
+)
 from producer.job import MediaType
 from producer.media import SNIFF_BYTES, sniff
 from producer.settings import Settings
@@ -101,6 +108,24 @@ def test_an_image_of_junk_leaves_the_rest_of_its_page(rasteriser: Rasteriser, tm
 def test_scripts_and_attachments_of_a_pdf_are_ignored(rasteriser: Rasteriser, tmp_path: Path) -> None:
     pixels = first_page(rasteriser, tmp_path / "hostile", documents.pdf_with_script_and_attachment())
     assert tuple(pixels[5, 5]) == RED
+
+
+def test_an_image_that_unpacks_to_a_gigabyte_costs_its_page_alone(rasteriser: Rasteriser, tmp_path: Path) -> None:
+    with suppress(CorruptDocument, ImageTooLarge):  # where the decoder ran out of memory
+        pixels = first_page(rasteriser, tmp_path / "hostile", documents.pdf_of_flate())
+        assert tuple(pixels[5, 5]) == RED
+    assert_the_next_page_is_read(rasteriser, tmp_path)
+
+
+def test_a_page_that_would_be_drawn_for_ever_is_given_up(tmp_path: Path) -> None:
+    rasteriser = Rasteriser(Settings(rasterise_processes=1, page_timeout_s=1))
+    rasteriser.start()
+    try:
+        with pytest.raises(PageTimeout):
+            first_page(rasteriser, tmp_path / "hostile", documents.pdf_of_forms(12))
+        assert_the_next_page_is_read(rasteriser, tmp_path)
+    finally:
+        rasteriser.stop()
 
 
 def test_the_largest_page_is_drawn_with_the_pixels_that_are_allowed(tmp_path: Path) -> None:

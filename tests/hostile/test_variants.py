@@ -29,7 +29,7 @@ def turned(orientation: int) -> bytes:
     stored = picture(TEXT)
     if orientation in UNDO:
         stored = stored.transpose(Image.Transpose(UNDO[orientation]))
-    return encoded(stored, "PNG", exif=exif)
+    return encoded(stored, "JPEG", quality=95, exif=exif)
 
 
 def alpha() -> Image.Image:

@@ -88,6 +88,7 @@ FOREIGN: dict[str, str | bytes] = {
     "an unknown task and a route that is a number": json.dumps(
         {**json.loads(PICKLE), "headers": {"task": "\ud800"}, "properties": {"delivery_tag": "u", "delivery_info": 5}}
     ),
+    "a field that forges a line": envelope([[], {"message": {**SPAN, "\nforged\x1b[2J": "\nforged\x1b[2J"}}, {}]),
     "for later": envelope([[], {"message": SPAN}, {}], eta="2099-01-01T00:00:00"),
 }
 
@@ -111,6 +112,13 @@ def test_messages_of_strangers_become_dead_letters_and_the_worker_reads_on(
     assert all(letter.kind == "message" and letter.reason for letter in kept)
     assert "garbage" in {letter.content for letter in kept}
     assert idle_pool.ledger.totals()["dead_letters"] == len(kept)
+
+    # And none of them writes lines of its own into the log
+    assert worker.log_path
+    log = worker.log_path.read_text()
+    assert log.count("message.refused") == len(kept)
+    assert log.replace("\n", "").isprintable()
+    assert not any(line.startswith("forged") for line in log.splitlines())
 
 
 JUNK = st.recursive(
@@ -172,6 +180,7 @@ def test_a_page_that_took_three_workers_along_can_be_seen_and_replayed(
     listed = run.invoke(app, ["dead", "list"])
     assert "page 1 of deadly.tiff" in listed.stdout
     assert "poison_document" in listed.stdout
+    assert "  until " in listed.stdout
     assert job.id in run.invoke(app, ["dead", "show", letter.id, "--format", "json"]).stdout
 
     # And handed in again as a new job, once
@@ -181,6 +190,36 @@ def test_a_page_that_took_three_workers_along_can_be_seen_and_replayed(
     assert (replayed.status().state, replayed.status().name) == (JobState.QUEUED, "deadly.tiff")
     with pytest.raises(NotFound):
         DeadLetters(ledger).get(letter.id)
+
+
+def test_a_dead_letter_says_that_its_document_went_with_its_job(
+    idle_pool: Producer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a page of a document that ended its workers, and of which other pages are still to be read
+    job = idle_pool.submit(tiff(["deadly", "another"]), name="\x1b[2Jdeadly.tiff")
+    ledger = idle_pool.ledger
+    idle_pool.ledger.bury(
+        {"kind": "page", "job_id": job.id, "unit": "1+1", "code": "poison_document", "reason": "r\nr"}
+    )
+    letters = DeadLetters(ledger, clock=lambda: 1000.0)
+    (letter,) = letters.all()
+    assert letter.replayable_until == 1000 + settings.result_ttl_s
+    job.cancel()
+    (letter,) = letters.all()
+    assert 1000 < (letter.replayable_until or 0) <= 1000 + settings.result_ttl_s
+
+    # When the job's time is over
+    ledger.redis.delete(*(f"{settings.namespace}:{kind}:{job.id}" for kind in ("job", "pages")))
+
+    # Then the list says so, and so does whoever tries
+    for name, value in as_environment(settings).items():
+        monkeypatch.setenv(name, value)
+    run = CliRunner()
+    assert letters.get(letter.id).replayable_until is None
+    assert "document gone" in run.invoke(app, ["dead", "list"]).stdout
+    assert "document gone" in run.invoke(app, ["dead", "show", letter.id]).stdout
+    with pytest.raises(NotFound, match="OCRPOOL_RESULT_TTL_S"):
+        letters.replay(letter.id, idle_pool)
 
 
 def test_dead_letters_are_dropped_by_hand_and_the_oldest_by_themselves(idle_pool: Producer) -> None:

@@ -248,6 +248,12 @@ def test_what_was_written_before_the_clock_stepped_back_is_found(ledger: Ledger)
     ledger.redis.delete("q.interactive")
 
 
+def test_a_turn_to_sweep_from_before_the_clock_stepped_back_is_over(ledger: Ledger) -> None:
+    assert [ledger.take_turn(5) for _ in range(2)] == [True, False]
+    ledger.redis.pexpire(f"{ledger.namespace}:sweeping", 3_600_000)
+    assert [ledger.take_turn(5) for _ in range(2)] == [True, False]
+
+
 def test_members_that_no_script_wrote_leave_the_sweep_in_peace(ledger: Ledger) -> None:
     job = make_job()
     ledger.accept(job, document_pages=1)

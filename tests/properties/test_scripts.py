@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import producer
 from producer.errors import Unavailable
 from producer.job import JobState, Lane
 from producer.ledger import Claim, Ledger
@@ -21,20 +23,8 @@ from producer.settings import Settings
 from tests.conftest import assert_every_key_is_owned
 from tests.producer.test_ledger import claimed, lapse, make_job, page_read
 
-SCRIPTS = [
-    "accept",
-    "backlog",
-    "bury",
-    "claim",
-    "finish_job",
-    "finish_page",
-    "note",
-    "plan",
-    "release",
-    "renew",
-    "status",
-    "sweep",
-]
+#: Every one that there is.
+SCRIPTS = sorted({path.stem for path in Path(producer.__file__).parent.glob("lua/*.lua")} - {"prelude"})
 #: Stand for what the test's job has: its id, and the fences of its claims.
 JOB, FENCE, PREPARE_FENCE = "<job>", "<fence>", "<fence of prepare>"
 JUNK = st.one_of(
@@ -105,6 +95,7 @@ def test_no_admission_breaks_the_ledger(fuzzed: Ledger) -> None:
         ("accept", [admission(limits={})]),
         ("claim", [JOB, "3+1", "express", "gpu1", "9000", "9", "{}", "token"]),
         ("claim", [JOB, "3+1", "interactive", "gpu1", "soon", "9", "{}", "token"]),
+        ("expect_blob", ["blob", "inf"]),
         ("finish_job", [JOB, "running", "{}", "9", ""]),
         ("finish_job", [JOB, "failed", "{}", "soon", ""]),
         ("finish_page", [JOB, "1+2", FENCE, "3", "{}", "", "9"]),

@@ -40,7 +40,7 @@ from producer.errors import (
 from producer.job import MediaType
 from producer.media import SNIFF_BYTES, sniff
 from producer.settings import Settings
-from tests.documents import pdf
+from tests.documents import pdf, tiff
 from worker import decoder
 from worker.decoder import Decoder
 from worker.rasterise import Rasteriser
@@ -369,6 +369,17 @@ def test_a_pdf_that_unpacks_to_more_than_its_memory_costs_its_page_alone(save: S
         assert read(rasteriser, honest)[0].shape == (209, 209, 3)
 
 
+@pytest.mark.parametrize("memory_bytes", [1 << 27, 1 << 28])
+def test_a_page_is_too_large_whether_its_own_pixels_or_what_leads_to_them_find_no_room(
+    save: Saver, memory_bytes: int
+) -> None:
+    path = save(tiff(["first", "huge", "last"], huge=2))
+    with running(Settings(rasterise_processes=1, rasterise_memory_bytes=memory_bytes)) as rasteriser:
+        with pytest.raises(ImageTooLarge, match="more memory than one page may take"):
+            read(rasteriser, path, 2)
+        assert read(rasteriser, path, 3)[0].shape == (96, 320, 3)
+
+
 @pytest.fixture
 def lone() -> Iterator[Rasteriser]:
     """One decoder that is warm and stands still: what it is asked next stays unanswered."""
@@ -497,6 +508,29 @@ def test_decoders_run_with_limits_and_without_the_workers_secrets(save: Saver, m
         assert 1 << 30 < child.rlimit(psutil.RLIMIT_AS)[0] < 2 << 30
         assert 0 < child.rlimit(psutil.RLIMIT_CPU)[0] < 120
         assert "OCRPOOL_FLOWER_BASIC_AUTH" not in child.environ()
+
+
+def test_a_decoder_is_replaced_after_so_many_pages(save: Saver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "REQUESTS_A_CHILD", 3)
+    path = save(marked(), "PNG")
+    with running(Settings(rasterise_processes=1)) as rasteriser:
+        pids = []
+        for _ in range(7):
+            pids += rasteriser.pids
+            assert read(rasteriser, path)[0].shape == (40, 60, 3)
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 1]
+
+
+def test_a_page_that_took_all_its_cpu_time_is_given_up(save: Saver, asked: threading.Event) -> None:
+    path = save(marked(), "PNG")
+    with running(Settings(rasterise_processes=1)) as rasteriser, ThreadPoolExecutor(1) as thread:
+        pid = freeze(rasteriser, path)
+        asked.clear()
+        page = thread.submit(read, rasteriser, path)
+        assert asked.wait(PATIENCE_S)
+        os.kill(pid, signal.SIGXCPU)  # what the kernel sends then
+        os.kill(pid, signal.SIGCONT)
+        assert isinstance(page.exception(PATIENCE_S), PageTimeout)
 
 
 def test_closed_pages_give_their_memory_back(save: Saver) -> None:

@@ -111,6 +111,8 @@ class PageReader:
             try:
                 # The whole page is written, so its memory is mapped at once instead of fault by fault.
                 memory = mmap.mmap(descriptor, width * height * 3, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            except OSError as error:
+                raise MemoryError from error
             finally:
                 os.close(descriptor)
             return np.frombuffer(memory, np.uint8).reshape(height, width, 3)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -173,17 +172,6 @@ def test_a_blob_whose_job_was_never_accepted_goes_and_one_with_a_job_stays(setti
     seconds, _ = ledger.redis.time()
     assert 0 < (ledger.redis.zscore(garbage, "job_orphan") or 0) - 1000 * seconds <= 1000 * (ORPHAN_S + 1)
     assert (ledger.redis.zscore(garbage, job_id) or 0) > 1000 * (seconds + 2 * ORPHAN_S)
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB."""
-    (folder := tmp_path / "tiny").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a small file system can be mounted by root alone, where the machine allows it")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def post(url: str, size_bytes: int, *, as_json: bool = False) -> httpx.Response:
