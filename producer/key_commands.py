@@ -10,6 +10,7 @@ import typer
 
 from producer.api_keys import ApiKey, ApiKeys
 from producer.embedded import running_pool
+from producer.escaping import escaped
 from producer.printing import Format, aligned, err, out
 from producer.tenants import tenant_named
 
@@ -47,7 +48,7 @@ def list_all(format: FormatOption = Format.TEXT) -> None:
     if not found:
         err.print("There are no API keys.")
         return
-    rows = [(key.id, _safe(key.name), key.tenant or "-", _when(key.created_at), _when(used)) for key, used in found]
+    rows = [(key.id, escaped(key.name), key.tenant or "-", _when(key.created_at), _when(used)) for key, used in found]
     for line in aligned([("id", "name", "tenant", "created", "last used"), *rows]):
         out.print(line, markup=False)
 
@@ -65,10 +66,6 @@ def revoke(
 
 def _shown(key: ApiKey) -> dict[str, object]:
     return key.model_dump(mode="json", exclude={"digest"})
-
-
-def _safe(name: str) -> str:
-    return name if name.isprintable() else name.encode("unicode_escape").decode()
 
 
 def _when(at: int | None) -> str:

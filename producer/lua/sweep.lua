@@ -48,6 +48,8 @@ local function after_death(id, unit, lane, deaths)
       add_unit(id, string.format('%d+1', page), 'quarantine', deaths, now)
     end
   end
+  -- Without its only unit the key was gone, and its TTL with it.
+  redis.call('EXPIRE', spans_key(id), math.max(1, redis.call('TTL', job_key(id))))
 end
 
 -- A time that lies further ahead than anything is set was written before the server's clock stepped back.
