@@ -20,7 +20,7 @@ from tests.documents import SAMPLES
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 CURL = [line for line in re.findall(r"^\$ (.*)$", README, re.MULTILINE) if line.startswith("curl")]
-JOBS = [line for line in re.findall(r"^\$ (.*)$", README, re.MULTILINE) if re.match(r"(JOB=\$\()?ocrpool (?!up)", line)]
+JOBS = [line for line in re.findall(r"^\$ (.*)$", README, re.MULTILINE) if re.match(r"((JOB|KEY)=\$\()?ocrpool (?!up)", line)]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_python(code: str, env: dict[str, str], folder: Path) -> None:
 
 
 def test_command_line(env: dict[str, str], folder: Path) -> None:
-    assert len(JOBS) == 6
+    assert len(JOBS) == 10
     printed = run(["bash", "-ec", "\n".join(JOBS)], env, folder)
     assert "Skerry Sound Pilot" in printed
     assert (folder / "out" / "report.pdf.json").exists()
@@ -66,7 +66,7 @@ def test_command_line(env: dict[str, str], folder: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl(env: dict[str, str], folder: Path, gateway_url: str, pool: Producer) -> None:
-    assert len(CURL) == 5
+    assert len(CURL) == 6
     script = "\n".join(CURL).replace("http://127.0.0.1:8080", gateway_url)
     printed = run(["bash", "-ec", script], {**env, "JOB": pool.submit(SAMPLES / "report.pdf").id}, folder)
     assert "Harrow & Finch" in printed
