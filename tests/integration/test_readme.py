@@ -20,7 +20,8 @@ from tests.documents import SAMPLES
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 CURL = [line for line in re.findall(r"^\$ (.*)$", README, re.MULTILINE) if line.startswith("curl")]
-JOBS = [line for line in re.findall(r"^\$ (.*)$", README, re.MULTILINE) if re.match(r"((JOB|KEY)=\$\()?ocrpool (?!up)", line)]
+COMMAND = re.compile(r"((JOB|KEY)=\$\()?ocrpool (?!up)")
+JOBS = [line for line in re.findall(r"^\$ (.*)$", README, re.MULTILINE) if COMMAND.match(line)]
 
 
 @pytest.fixture
