@@ -79,6 +79,7 @@ from producer.job import (
 )
 from producer.limits import COUNTED, Limits
 from producer.page_ranges import numbers
+from producer.redis_url import open_client
 from producer.room import Room
 from producer.settings import Settings
 
@@ -178,12 +179,15 @@ def reachable() -> Iterator[None]:
 
 
 class Ledger:
-    """The ledger on one Redis server, which has `timeout_s` seconds to answer. Safe to share between threads."""
+    """The ledger on one Redis server, or on the master that Sentinels name, which has `timeout_s` seconds to answer.
+
+    Safe to share between threads.
+    """
 
     def __init__(self, settings: Settings, client: redis.Redis | None = None, *, timeout_s: float = 15) -> None:
         self.settings = settings
         self.namespace = settings.namespace
-        self.redis = client or redis.Redis.from_url(
+        self.redis = client or open_client(
             settings.redis_url,
             socket_timeout=timeout_s,
             socket_connect_timeout=min(5, timeout_s),
@@ -216,15 +220,21 @@ class Ledger:
             return self._run(script, *args), ""
         with reachable(), self.redis.pipeline(transaction=False) as pipe:  # on one connection, whose writes count
             self._scripts[script](keys=[self.namespace], args=args, client=pipe)
-            pipe.execute_command("WAITAOF", 1, 0, _ms(self.settings.durable_timeout_s))
+            pipe.execute_command("WAITAOF", 1, self.settings.durable_replicas, _ms(self.settings.durable_timeout_s))
             verdict, written = pipe.execute(raise_on_error=False)
             if isinstance(verdict, Exception):
                 raise verdict
         if isinstance(written, redis.exceptions.ResponseError):
             return verdict, f"OCRPOOL_DURABLE needs Redis 7.2 with `appendonly yes`, which says: {written}"
-        return verdict, "" if written[
-            0
-        ] else "The pool's Redis did not write the job to its disk in time; it is not accepted."
+        local, replicas = written
+        if not local:
+            return verdict, "The pool's Redis did not write the job to its disk in time; it is not accepted."
+        if replicas < self.settings.durable_replicas:
+            return (
+                verdict,
+                "Too few replicas of the pool's Redis wrote the job to their disks; it is not accepted.",
+            )
+        return verdict, ""
 
     def ping(self) -> None:
         """Raises `Unavailable` when the server does not answer."""

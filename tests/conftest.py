@@ -70,7 +70,7 @@ def assert_every_key_is_owned(client: redis.Redis, namespace: str) -> None:
     for key in client.scan_iter(match=f"{namespace}:*", count=1000):
         name = key.decode().removeprefix(f"{namespace}:")
         owned = name in OWNED or name.startswith(OWNED_BY_TENANT)
-        assert owned or client.pttl(key) != -1, f"{key.decode()} has neither a TTL nor an owner"
+        assert owned or client.ttl(key) != -1, f"{key.decode()} has neither a TTL nor an owner"
 
 
 @pytest.fixture

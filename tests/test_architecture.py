@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[1]
 
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
-    {"errors", "escaping", "page_ranges"},
-    {"job", "settings", "cpus", "backoff", "room", "limits", "idempotency"},
-    {"media", "blobs", "ledger", "queue", "logs", "processes", "cards"},
+    {"errors", "escaping", "page_ranges", "redis_url"},
+    {"job", "settings", "cpus", "backoff", "room", "limits"},
+    {"media", "blobs", "idempotency", "ledger", "queue", "logs", "processes", "cards"},
     {"following", "plan"},
     {"producer", "workers", "dead", "tenants", "api_keys"},
     {"embedded", "progress", "printing"},
