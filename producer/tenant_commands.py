@@ -42,9 +42,9 @@ def set_limits(
     tenant: Name,
     *,
     max_queued_pages: Annotated[int | None, typer.Option(min=0, help="Pages that wait or are being read.")] = None,
-    max_unfinished_jobs: Annotated[int | None, typer.Option(min=0)] = None,
-    max_requests_per_s: Annotated[float | None, typer.Option(min=0)] = None,
-    max_document_bytes: Annotated[int | None, typer.Option(min=0)] = None,
+    max_unfinished_jobs: Annotated[int | None, typer.Option(min=0, help="Jobs that have not ended.")] = None,
+    max_requests_per_s: Annotated[float | None, typer.Option(min=0, help="Requests a second.")] = None,
+    max_document_bytes: Annotated[int | None, typer.Option(min=0, help="Size of a document.")] = None,
     defaults: Annotated[
         bool, typer.Option("--defaults", help="Forget its limits first: those of the settings hold.")
     ] = False,

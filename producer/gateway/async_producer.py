@@ -36,8 +36,11 @@ class AsyncProducer:
 
     def of_tenant(self, tenant: Tenant) -> Self:
         """The same threads, for the tenant's jobs alone."""
+        producer = self.producer.of_tenant(tenant)
+        if producer is self.producer:
+            return self
         view = copy(self)
-        view.producer = self.producer.of_tenant(tenant)
+        view.producer = producer
         return view
 
     async def call(self, function: Callable[[], Returned]) -> Returned:

@@ -5,7 +5,7 @@ local out = { 'unfinished', redis.call('ZCARD', ACTIVE), 'running', redis.call('
   'leased', redis.call('ZCARD', LEASES) }
 for _, lane in ipairs(LANES) do
   local waiting = 0
-  for _, tenant in ipairs(tenants_in(lane)) do waiting = waiting + redis.call('ZCARD', line_key(lane, tenant)) end
+  for _, tenant in ipairs(tenants_in(lane)) do waiting = waiting + redis.call('ZCARD', waiting_key(lane, tenant)) end
   for _, value in ipairs({ 'waiting_' .. lane, waiting, 'queue_' .. lane, redis.call('LLEN', prefix .. lane) }) do
     out[#out + 1] = value
   end

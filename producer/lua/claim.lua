@@ -56,7 +56,7 @@ if known then
   local reply = claim(string.match(known, '^(%S+) (.+)$'))
   if reply[1] == 'claimed' then return reply end
 end
--- What cannot be claimed has no place in a line; a script does not go on for long.
+-- What cannot be claimed does not wait; a script does not go on for long.
 for _ = 1, 100 do
   local member, tenant = next_in_turn(turn)
   if not member then break end
@@ -67,6 +67,6 @@ for _ = 1, 100 do
     redis.call('SET', given, member, 'PX', lease)
     return reply
   end
-  redis.call('ZREM', line_key(turn, tenant), member)
+  redis.call('ZREM', waiting_key(turn, tenant), member)
 end
 return claim(ARGV[1], ARGV[2])

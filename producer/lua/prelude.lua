@@ -17,9 +17,9 @@ local function pages_key(id) return ns .. ':pages:' .. id end
 local function idempotency_key(name) return ns .. ':key:' .. name end
 
 local LANES = { 'interactive', 'bulk', 'quarantine' }
--- A lane's units wait in lines, one a tenant. Each tenant that may have some is in the lane's turns, at the number of
+-- A lane's units wait tenant by tenant. Each tenant that may have some is in the lane's turns, at the number of
 -- pages that it had when its turn comes: it stays until its turn comes and nothing of it waits.
-local function line_key(lane, tenant) return ns .. ':waiting:' .. lane .. (tenant == '' and '' or ':' .. tenant) end
+local function waiting_key(lane, tenant) return ns .. ':waiting:' .. lane .. (tenant == '' and '' or ':' .. tenant) end
 local function turns_key(lane) return ns .. ':turns:' .. lane end
 local function tenant_of(id) return redis.call('HGET', job_key(id), 'tenant') or '' end
 -- Names the one quarantined unit that is being read in the whole pool.
@@ -90,43 +90,43 @@ local function bury_unit(id, unit, error, now)
   bury({ kind = 'page', job_id = id, unit = unit, name = record.name, code = error.code, reason = error.message }, now)
 end
 
--- Who comes anew takes its turn with those whose turn it is: a short line is never behind a long one.
+-- Who comes anew takes its turn with those whose turn it is, however many wait of theirs.
 local function enter_turns(lane, tenant)
   if redis.call('ZSCORE', turns_key(lane), tenant) then return end
   local first = redis.call('ZRANGE', turns_key(lane), 0, 0, 'WITHSCORES')
   redis.call('ZADD', turns_key(lane), first[2] or 0, tenant)
 end
 
--- The tenants that have a line in the lane. That without a name is looked at in any case.
+-- The tenants of which something may wait in the lane. That without a name is looked at in any case.
 local function tenants_in(lane)
   local found = redis.call('ZRANGE', turns_key(lane), 0, -1)
   if not redis.call('ZSCORE', turns_key(lane), '') then found[#found + 1] = '' end
   return found
 end
 
--- The oldest unit of the tenant whose turn it is, as a member of its line, and that tenant; nothing if none waits.
+-- The oldest unit of the tenant whose turn it is, as a member of the sets, and that tenant; nothing if none waits.
 local function next_in_turn(lane)
   while true do
     local tenant = redis.call('ZRANGE', turns_key(lane), 0, 0)[1]
     if not tenant then return end
-    local member = redis.call('ZRANGE', line_key(lane, tenant), 0, 0)[1]
+    local member = redis.call('ZRANGE', waiting_key(lane, tenant), 0, 0)[1]
     if member then return member, tenant end
     redis.call('ZREM', turns_key(lane), tenant)
   end
 end
 
 -- Quarantined units come one at a time, whoever's they are.
-local function line_of(id, lane) return lane == 'quarantine' and '' or tenant_of(id) end
+local function waits_under(id, lane) return lane == 'quarantine' and '' or tenant_of(id) end
 
-local function line_up(id, unit, lane, now)
-  local tenant = line_of(id, lane)
-  redis.call('ZADD', line_key(lane, tenant), now, id .. ' ' .. unit)
+local function put_waiting(id, unit, lane, now)
+  local tenant = waits_under(id, lane)
+  redis.call('ZADD', waiting_key(lane, tenant), now, id .. ' ' .. unit)
   if lane ~= 'quarantine' then enter_turns(lane, tenant) end
 end
 
 local function add_unit(id, unit, lane, deaths, now)
   redis.call('HSET', spans_key(id), unit .. ':lane', lane, unit .. ':deaths', deaths, unit .. ':fence', 0)
-  line_up(id, unit, lane, now)
+  put_waiting(id, unit, lane, now)
 end
 
 -- What a tenant's unfinished jobs weigh: their number, and their pages without an outcome (1 until they are counted).
@@ -160,7 +160,7 @@ end
 local function forget(id, unit)
   local member = id .. ' ' .. unit
   local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
-  redis.call('ZREM', line_key(lane, line_of(id, lane)), member)
+  redis.call('ZREM', waiting_key(lane, waits_under(id, lane)), member)
   redis.call('ZREM', LEASES, member)
   if redis.call('GET', QUARANTINED) == member then redis.call('DEL', QUARANTINED) end
 end
@@ -174,9 +174,9 @@ end
 
 -- The next quarantined unit, if none is being read: {} or {{id, unit, lane}}.
 local function next_quarantined(now)
-  local next = redis.call('ZRANGE', line_key('quarantine', ''), 0, 0)[1]
+  local next = redis.call('ZRANGE', waiting_key('quarantine', ''), 0, 0)[1]
   if not next or redis.call('EXISTS', QUARANTINED) == 1 then return {} end
-  redis.call('ZADD', line_key('quarantine', ''), 'XX', now, next)
+  redis.call('ZADD', waiting_key('quarantine', ''), 'XX', now, next)
   local id, unit = string.match(next, '^(%S+) (.+)$')
   return { { id, unit, 'quarantine' } }
 end

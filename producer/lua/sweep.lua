@@ -23,7 +23,7 @@ for _, id in ipairs(due(ACTIVE, now)) do
 end
 
 local function again(id, unit, lane)
-  line_up(id, unit, lane, now)
+  put_waiting(id, unit, lane, now)
   if lane ~= 'quarantine' then publish[#publish + 1] = { id, unit, lane } end
 end
 
@@ -66,7 +66,7 @@ local function read_time(key, field)
 end
 no_later_than(LEASES, now + lease)
 for _, lane in ipairs(LANES) do
-  for _, tenant in ipairs(tenants_in(lane)) do no_later_than(line_key(lane, tenant), now) end
+  for _, tenant in ipairs(tenants_in(lane)) do no_later_than(waiting_key(lane, tenant), now) end
 end
 
 -- After a time in which nobody swept, Redis was away or every worker was: live holders get one lease to renew in, once.
@@ -96,16 +96,16 @@ end
 for _, lane in ipairs(LANES) do
   local messages, waiting, short = redis.call('LLEN', ARGV[6] .. lane), 0, 'short:' .. lane
   for _, tenant in ipairs(tenants_in(lane)) do
-    local line = line_key(lane, tenant)
-    for _, member in ipairs(messages == 0 and due(line, now - ARGV[2]) or {}) do
+    local here = waiting_key(lane, tenant)
+    for _, member in ipairs(messages == 0 and due(here, now - ARGV[2]) or {}) do
       local id, unit = string.match(member, '^(%S+) (.+)$')
       if not id or redis.call('HEXISTS', spans_key(id), unit .. ':lane') == 0 then
-        redis.call('ZREM', line, member)
+        redis.call('ZREM', here, member)
       elseif lane ~= 'quarantine' then
         again(id, unit, lane)
       end
     end
-    local there = redis.call('ZCARD', line)
+    local there = redis.call('ZCARD', here)
     if there > 0 and lane ~= 'quarantine' then enter_turns(lane, tenant) end
     waiting = waiting + there
   end
@@ -117,7 +117,7 @@ for _, lane in ipairs(LANES) do
     redis.call('HDEL', SWEEPS, short)
     local missing = math.min(waiting - messages, limit)
     for _, tenant in ipairs(tenants_in(lane)) do
-      for _, member in ipairs(redis.call('ZRANGE', line_key(lane, tenant), 0, missing - 1)) do
+      for _, member in ipairs(redis.call('ZRANGE', waiting_key(lane, tenant), 0, missing - 1)) do
         local id, unit = string.match(member, '^(%S+) (.+)$')
         if id and missing > 0 then
           publish[#publish + 1] = { id, unit, lane }

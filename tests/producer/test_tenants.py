@@ -47,7 +47,7 @@ def turns(ledger: Ledger) -> list[str]:
 # Turns
 
 
-def test_a_short_line_is_never_behind_a_long_one(ledger: Ledger) -> None:
+def test_a_few_units_do_not_wait_behind_many(ledger: Ledger) -> None:
     for _ in range(20):
         ledger.accept(of("flood"), 1)
     assert [next_claim(ledger).job.tenant for _ in range(5)] == ["flood"] * 5  # type: ignore[union-attr]
