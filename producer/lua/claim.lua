@@ -35,10 +35,14 @@ local function claim(id, unit)
     local standing = tonumber(redis.call('HGET', spans_key(id), unit .. ':fence'))
     return { 'claimed', standing, v[2], tonumber(v[3]) - now, lane, unit, unpack(todo) }
   end
-  forget(id, unit)
-  if #todo == 0 and unit ~= 'prepare' then return { 'done' } end
-  if lane == 'quarantine' then redis.call('SET', QUARANTINED, member, 'PX', lease) end
+  if #todo == 0 and unit ~= 'prepare' then
+    forget(id, unit)
+    return { 'done' }
+  end
+  -- Written first: a full Redis refuses it, and the claim with it, but nothing after a write that frees memory.
   local fence = next_fence(id, now)
+  forget(id, unit)
+  if lane == 'quarantine' then redis.call('SET', QUARANTINED, member, 'PX', lease) end
   redis.call('HSET', spans_key(id), unit .. ':fence', fence, unit .. ':worker', worker, unit .. ':token', token)
   redis.call('ZADD', LEASES, now + lease, member)
   if v[1] == 'queued' then
