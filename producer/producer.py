@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from producer.blobs import BlobStore, FolderStore
-from producer.errors import IdempotencyMismatch, InvalidRequest, QueueFull, QuotaExceeded, TooLarge
+from producer.errors import (
+    IdempotencyMismatch,
+    InvalidRequest,
+    QueueFull,
+    QuotaExceeded,
+    TooLarge,
+    Unavailable,
+    naming,
+)
 from producer.escaping import NAME_CHARS, escaped, shown_name
 from producer.following import follow
 from producer.idempotency import IdempotencyKey
@@ -20,6 +30,9 @@ from producer.ledger import AcceptedBefore, Ledger
 from producer.media import SNIFF_BYTES, sniff
 from producer.queue import Publisher
 from producer.settings import Settings
+
+if TYPE_CHECKING:
+    from producer.fetching import Fetcher
 
 
 class Producer:
@@ -62,7 +75,8 @@ class Producer:
         name: str | None = None,
         idempotency_key: str | None = None,
     ) -> JobHandle:
-        """Accept a document (its bytes, a file's path, or a file open for reading) and return at once.
+        """Accept a document (its bytes, a file's path, or a file open for reading) and return at once; one at an
+        `https://` address is fetched first.
 
         The job keeps the name, without folders and control characters, to be shown; it is never a path.
 
@@ -70,6 +84,7 @@ class Producer:
         long as the pool knows the job, it is that one.
 
         Raises:
+            FetchForbidden, FetchFailed: the address, or that of the webhook, must not be reached; there is no document.
             InvalidRequest: there is no such file, the name has more than 255 characters, the key is not of printable
                 ASCII characters, or the one page of an image is not among those that were asked for.
             IdempotencyMismatch: the key was used with another document, name or options.
@@ -77,11 +92,35 @@ class Producer:
             QueueFull, QuotaExceeded, Unavailable: the pool takes nothing now.
         """
         options = options or ReadOptions()
+        if options.webhook_url is not None:
+            with naming("webhook_url"):
+                self._fetcher.target(options.webhook_url)
+        if isinstance(document, str) and document.startswith(("https://", "http://")):
+            with tempfile.TemporaryFile() as fetched:
+                self._fetch(document, fetched)
+                name = self._fetcher.target(document).name if name is None else name
+                return self._submit(fetched, options, name, idempotency_key)
         if not isinstance(document, str | Path):
             return self._submit(document, options, name or "", idempotency_key)
         path = Path(document)
         with _opened(path) as file:
             return self._submit(file, options, path.name if name is None else name, idempotency_key)
+
+    def _fetch(self, url: str, file: IO[bytes]) -> None:
+        try:
+            with naming("url"):
+                self._fetcher.get(url, file)
+            file.flush()
+        except OSError as error:
+            raise Unavailable(f"There is no room for the document: {error.strerror}.") from error
+
+    @cached_property
+    def _fetcher(self) -> Fetcher:
+        try:
+            from producer.fetching import Fetcher
+        except ModuleNotFoundError as error:
+            raise Unavailable("Addresses need httpx: pip install 'ocrpool[gateway]'.") from error
+        return Fetcher(self.settings)
 
     def _submit(
         self, source: bytes | IO[bytes], options: ReadOptions, name: str, idempotency_key: str | None

@@ -48,6 +48,8 @@ OWNED = {
     "apikeys_used",
     "pace",
     "sweeps",
+    "outbox",
+    "deliveries",
     "dead",
     "totals",
     *(f"waiting:{lane}" for lane in Lane),

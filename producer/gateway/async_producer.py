@@ -10,15 +10,17 @@ from typing import Self, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
+from producer.errors import InvalidRequest
 from producer.gateway.documents import Upload
 from producer.idempotency import named
 from producer.job import JobStatus, Tenant
 from producer.producer import JobHandle, Producer
 
 #: Threads for submissions, which hold or copy documents, and for all other calls, which are short: the first cannot
-#: starve the second.
+#: starve the second. Others for what waits for strangers' servers.
 SUBMIT_THREADS = 8
 CALL_THREADS = 16
+FETCH_THREADS = 16
 
 Returned = TypeVar("Returned")
 
@@ -33,6 +35,7 @@ class AsyncProducer:
         self.producer = producer
         self._submits = CapacityLimiter(SUBMIT_THREADS)
         self._calls = CapacityLimiter(CALL_THREADS)
+        self._fetches = CapacityLimiter(FETCH_THREADS)
 
     def of_tenant(self, tenant: Tenant) -> Self:
         """The same threads, for the tenant's jobs alone."""
@@ -48,10 +51,22 @@ class AsyncProducer:
         return await to_thread.run_sync(function, limiter=self._calls)
 
     async def submit(self, upload: Upload, idempotency_key: str | None = None) -> tuple[JobHandle, JobStatus]:
-        return await to_thread.run_sync(partial(self._submit, upload, idempotency_key), limiter=self._submits)
+        submit = partial(self._submit, upload, idempotency_key)
+        submitted = await to_thread.run_sync(submit, limiter=self._submits)
+        if submitted is None:
+            submitted = await to_thread.run_sync(partial(submit, fetching=True), limiter=self._fetches)
+            assert submitted is not None
+        return submitted
 
-    def _submit(self, upload: Upload, idempotency_key: str | None) -> tuple[JobHandle, JobStatus]:
+    def _submit(
+        self, upload: Upload, idempotency_key: str | None, *, fetching: bool = False
+    ) -> tuple[JobHandle, JobStatus] | None:
+        """None for a document that has to be fetched, unless this is the thread for it."""
         with upload.opened() as document:
+            if document.options.webhook_url is not None and not self.producer.settings.webhook_secrets:
+                raise InvalidRequest("webhook_url: this pool sends no webhooks (OCRPOOL_WEBHOOK_SECRETS is empty).")
+            if isinstance(document.source, str) and not fetching:
+                return None
             job = self.producer.submit(
                 document.source, document.options, name=document.name, idempotency_key=idempotency_key
             )

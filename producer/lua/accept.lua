@@ -1,11 +1,11 @@
 -- Records a new job, unless the pool is full or has it already. Its units, when its pages are known, or "prepare".
 -- ARGV: the admission (JSON): id, record (JSON text), blob, max_unfinished, deadline_ms (from now), ttl_s (of an
---       unfinished job), lane, pages_total or null, key (idempotency key or ''), fingerprint (of the request), units,
---       tenant, size_bytes, limits (of a tenant that has none of its own; see `producer.tenants`).
--- Returns {'accepted'}, {'exists'}, {'same', id} where the key has brought a job, {'mismatch'} where it has brought one for
--- another request; or, with the seconds after which it may be tried again (0: unknown), {'full', seconds} where the pool is
--- full, {'quota', seconds, limit, most} where the tenant has used up what it may have, {'large', 0, limit, most} where no
--- document of it may be so large.
+--       unfinished job), lane, pages_total or null, key (idempotency key or ''), fingerprint (of the request), webhook
+--       (URL or ''), units, tenant, size_bytes, limits (of a tenant that has none of its own; see `producer.limits`).
+-- Returns {'accepted'}, {'exists'}, {'same', id} where the key has brought a job, {'mismatch'} where it has brought one
+-- for another request; or, with the seconds after which it may be tried again (0: unknown), {'full', seconds} where the
+-- pool is full, {'quota', seconds, limit, most} where the tenant has used up what it may have, {'large', 0, limit, most}
+-- where no document of it may be so large.
 local asked = cjson.decode(ARGV[1])
 if type(asked) ~= 'table' then error('an admission is an object') end
 local function text(name)
@@ -16,6 +16,8 @@ local function number(name, least) return check_whole(asked[name], name, least) 
 local id, record, blob, lane, now = text('id'), text('record'), text('blob'), text('lane'), now_ms()
 local most, deadline, ttl = number('max_unfinished', 0), now + number('deadline_ms', 0), number('ttl_s', 1)
 local key, fingerprint = text('key'), text('fingerprint')
+local webhook = text('webhook')
+if webhook ~= '' then check_url(webhook) end
 if type(cjson.decode(record)) ~= 'table' then error('a record is an object') end
 if not string.match(id, '^%S+$') then error('an id is one word') end
 check_lane(lane)
@@ -85,6 +87,7 @@ if gap > 0 then redis.call('SET', bucket, free_at + gap, 'PX', math.ceil(free_at
 redis.call('HSET', job_key(id), 'record', record, 'blob', blob, 'state', 'queued', 'created', now,
   'tenant', tenant, 'deadline', deadline, 'pages_done', 0, 'pages_failed', 0)
 if total then redis.call('HSET', job_key(id), 'pages_total', total) end
+if webhook ~= '' then redis.call('HSET', job_key(id), 'webhook', webhook) end
 for _, unit in ipairs(asked.units) do add_unit(id, unit, lane, 0, now) end
 redis.call('EXPIRE', job_key(id), ttl)
 redis.call('EXPIRE', spans_key(id), ttl)
