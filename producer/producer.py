@@ -58,14 +58,17 @@ class Producer:
         self.ledger = ledger or Ledger(self.settings)
         self.blobs: BlobStore = blobs or FolderStore(self.settings.blob_dir)
         self._publisher = Publisher(self.settings)
+        self._views: dict[Tenant, Self] = {}
 
     def of_tenant(self, tenant: Tenant) -> Self:
         """This producer as the tenant has it. It shares this one's connections, and is not closed by itself."""
         if tenant == self.tenant:
             return self
-        view = copy(self)
-        view.tenant = tenant
-        return view
+        if tenant not in self._views:
+            view = copy(self)
+            view.tenant = tenant
+            self._views[tenant] = view
+        return self._views[tenant]
 
     def submit(
         self,
