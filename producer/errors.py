@@ -9,6 +9,7 @@
     │   ├── NotFinished             not_finished           409   retryable
     │   ├── IdempotencyMismatch     idempotency_mismatch   422
     │   ├── RequestInProgress       request_in_progress    409   retryable
+    │   ├── FormatUnavailable       format_unavailable     501
     │   ├── FetchForbidden          fetch_forbidden        422
     │   └── FetchFailed             fetch_failed           422   retryable
     ├── AdmissionError              the pool takes no more now
@@ -49,8 +50,11 @@ class OcrpoolError(Exception):
     http_status: ClassVar[int] = 500
     #: Whether the same request may succeed later without being changed.
     retryable: ClassVar[bool] = False
+    #: Seconds after which to try again, where that is known.
+    retry_after_s: int | None = None
 
-    def __init__(self, message: str = "") -> None:
+    def __init__(self, message: str = "", *, retry_after_s: int | None = None) -> None:
+        self.retry_after_s = retry_after_s
         super().__init__(message or (type(self).__doc__ or type(self).__name__).splitlines()[0])
 
 
@@ -108,6 +112,13 @@ class RequestInProgress(RequestError):
     code = "request_in_progress"
     http_status = 409
     retryable = True
+
+
+class FormatUnavailable(RequestError):
+    """The result cannot be had in this format here."""
+
+    code = "format_unavailable"
+    http_status = 501
 
 
 class FetchForbidden(RequestError):

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
-from producer.blobs import BlobStore, FolderStore
+from producer.blobs import BlobStore, open_store
 from producer.caching import document_digest
-from producer.errors import IdempotencyMismatch, InvalidRequest, QueueFull, TooLarge, Unavailable, naming
+from producer.errors import (
+    IdempotencyMismatch,
+    InvalidRequest,
+    QueueFull,
+    QuotaExceeded,
+    TooLarge,
+    Unavailable,
+    naming,
+)
 from producer.escaping import NAME_CHARS, escaped, shown_name
 from producer.following import follow
+from producer.formats import Format
 from producer.idempotency import IdempotencyKey
-from producer.job import Job, JobResult, JobStatus, ReadOptions, new_job_id
+from producer.job import Job, JobResult, JobStatus, ReadOptions, Tenant, new_job_id
 from producer.ledger import AcceptedBefore, Known, Lapsed, Ledger
 from producer.media import SNIFF_BYTES, sniff
 from producer.queue import Publisher
+from producer.results import Results, Saves
 from producer.settings import Settings
+from producer.sources import Sources, file_name
 
 if TYPE_CHECKING:
     from producer.fetching import Fetcher
@@ -38,12 +51,32 @@ class Producer:
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, ledger: Ledger | None = None, blobs: BlobStore | None = None
+        self,
+        settings: Settings | None = None,
+        *,
+        tenant: Tenant | None = None,
+        ledger: Ledger | None = None,
+        blobs: BlobStore | None = None,
     ) -> None:
+        """With a `tenant`, documents are its own, and no other's job is to be seen; without one, every job is."""
         self.settings = settings or Settings()
-        self.ledger = ledger or Ledger(self.settings)
-        self.blobs: BlobStore = blobs or FolderStore(self.settings.blob_dir)
+        self.tenant = tenant
+        self.blobs: BlobStore = blobs or (ledger.blobs if ledger else open_store(self.settings))
+        self.ledger = ledger or Ledger(self.settings, blobs=self.blobs)
+        self.results = Results(self.settings, self.ledger, self.blobs)
+        self._sources = Sources(self.settings)
         self._publisher = Publisher(self.settings)
+        self._views: dict[Tenant, Self] = {}
+
+    def of_tenant(self, tenant: Tenant) -> Self:
+        """This producer as the tenant has it. It shares this one's connections, and is not closed by itself."""
+        if tenant == self.tenant:
+            return self
+        if tenant not in self._views:
+            view = copy(self)
+            view.tenant = tenant
+            self._views[tenant] = view
+        return self._views[tenant]
 
     def submit(
         self,
@@ -54,7 +87,7 @@ class Producer:
         idempotency_key: str | None = None,
     ) -> JobHandle:
         """Accept a document (its bytes, a file's path, or a file open for reading) and return at once; one at an
-        `https://` address is fetched first.
+        `https://` or `s3://` address that the settings allow is fetched first.
 
         The job keeps the name, without folders and control characters, to be shown; it is never a path.
 
@@ -67,28 +100,34 @@ class Producer:
                 ASCII characters, or the one page of an image is not among those that were asked for.
             IdempotencyMismatch: the key was used with another document, name or options.
             UnsupportedMediaType, CorruptDocument, TooLarge: the document can be refused by its first bytes or size.
-            QueueFull, Unavailable: the pool takes nothing now.
+            QueueFull, QuotaExceeded, Unavailable: the pool takes nothing now.
         """
         options = options or ReadOptions()
         if options.webhook_url is not None:
             with naming("webhook_url"):
                 self._fetcher.target(options.webhook_url)
-        if isinstance(document, str) and document.startswith(("https://", "http://")):
+        if isinstance(document, str) and document.startswith(("https://", "http://", "s3://")):
             with tempfile.TemporaryFile() as fetched:
-                self._fetch(document, fetched)
-                name = self._fetcher.target(document).name if name is None else name
-                return self._submit(fetched, options, name, idempotency_key)
+                named = self._fetch(document, fetched)
+                return self._submit(fetched, options, named if name is None else name, idempotency_key)
         if not isinstance(document, str | Path):
             return self._submit(document, options, name or "", idempotency_key)
         path = Path(document)
         with _opened(path) as file:
             return self._submit(file, options, path.name if name is None else name, idempotency_key)
 
-    def _fetch(self, url: str, file: IO[bytes]) -> None:
+    def _fetch(self, url: str, file: IO[bytes]) -> str:
+        """Write the document to the file; returns what it is called there."""
         try:
             with naming("url"):
-                self._fetcher.get(url, file)
+                if url.startswith("s3://"):
+                    self._sources.copy(url, file)
+                    name = file_name(url)
+                else:
+                    self._fetcher.get(url, file)
+                    name = self._fetcher.target(url).name
             file.flush()
+            return name
         except OSError as error:
             raise Unavailable(f"There is no room for the document: {error.strerror}.") from error
 
@@ -103,6 +142,7 @@ class Producer:
     def _submit(
         self, source: bytes | IO[bytes], options: ReadOptions, name: str, idempotency_key: str | None
     ) -> JobHandle:
+        tenant = self.tenant or ""
         name = shown_name(name)
         if len(name) > NAME_CHARS:
             raise InvalidRequest(f"name: at most {NAME_CHARS} characters.")
@@ -112,8 +152,8 @@ class Producer:
             raise TooLarge(
                 f"The document has {size_bytes:,} bytes; at most {self.settings.max_document_bytes:,} are read."
             )
-        key = None if idempotency_key is None else IdempotencyKey.of(idempotency_key, source, name, options)
-        document = document_digest(source, options, "") if self.settings.cache_ttl_s else ""
+        key = None if idempotency_key is None else IdempotencyKey.of(idempotency_key, source, name, options, tenant)
+        document = document_digest(source, options, tenant) if self.settings.cache_ttl_s else ""
         job_id = new_job_id()
         job = Job(
             id=job_id,
@@ -122,6 +162,7 @@ class Producer:
             size_bytes=size_bytes,
             name=name,
             options=options,
+            tenant=tenant,
         )
         known = self.ledger.recall(document) if document and options.cache else None
         if known is not None:
@@ -137,7 +178,7 @@ class Producer:
         except AcceptedBefore as before:
             self._drop_blob(job.blob)
             return JobHandle(self, before.job_id, replayed=True)
-        except (QueueFull, IdempotencyMismatch, InvalidRequest):
+        except (QueueFull, QuotaExceeded, TooLarge, IdempotencyMismatch, InvalidRequest):
             # After any other error the job may have been accepted all the same, so its blob is left to the sweeper.
             self._drop_blob(job.blob)
             raise
@@ -167,16 +208,16 @@ class Producer:
 
     def status(self, job_id: str) -> JobStatus:
         """Where the job stands. Raises `NotFound`."""
-        return self.ledger.status(job_id)
+        return self.ledger.status(job_id, self.tenant)
 
     def result(self, job_id: str) -> JobResult:
         """Every page's outcome. Raises `NotFinished` before the job is final, and `NotFound`."""
-        return self.ledger.result(job_id)
+        return self.ledger.result(job_id, self.tenant)
 
     def cancel(self, job_id: str) -> JobStatus:
         """Cancel the job; one that is final stays as it is. Raises `NotFound`."""
-        self.ledger.cancel(job_id)
-        return self.ledger.status(job_id)
+        self.ledger.cancel(job_id, self.tenant)
+        return self.ledger.status(job_id, self.tenant)
 
     def wait(self, job_id: str, timeout_s: float | None = None) -> JobStatus:
         """Wait until the job is final, or `timeout_s` seconds have passed, and return where it stands then."""
@@ -185,11 +226,11 @@ class Producer:
 
     def watch(self, job_id: str, *, timeout_s: float | None = None) -> Iterator[JobStatus]:
         """Yield the job's status now and whenever it has changed; end once it is final or the time is up."""
-        return follow(self.ledger, [job_id], timeout_s=timeout_s)
+        return self.follow([job_id], timeout_s=timeout_s)
 
     def follow(self, job_ids: Iterable[str], *, timeout_s: float | None = None) -> Iterator[JobStatus]:
         """`watch` for many jobs at once, on one subscription."""
-        return follow(self.ledger, job_ids, timeout_s=timeout_s)
+        return follow(self.ledger, job_ids, tenant=self.tenant, timeout_s=timeout_s)
 
     def workers(self) -> list[str]:
         """The names of the workers that are ready."""
@@ -209,8 +250,11 @@ class Producer:
 
 
 @dataclass(frozen=True)
-class JobHandle:
-    """One submitted job. Only its id matters: `Producer.job(id)` makes an equal handle in any process."""
+class JobHandle(Saves):
+    """One submitted job. Only its id matters: `Producer.job(id)` makes an equal handle in any process.
+
+    Once it is final, `save_to_json`, `save_to_markdown`, `save_to_pdf`, `save_to_img` and `save` write its result.
+    """
 
     producer: Producer
     id: str
@@ -231,6 +275,15 @@ class JobHandle:
 
     def cancel(self) -> JobStatus:
         return self.producer.cancel(self.id)
+
+    def fetch(self, format: Format, page: int | None = None) -> IO[bytes]:
+        """The result in a format, as a file to be closed; an overlay is of one page. Raises as `Results` does."""
+        results = self.producer.results
+        if format is Format.PDF:
+            return results.pdf(self.result())
+        if format is Format.OVERLAY:
+            return results.overlay(self.result(), page or 1)
+        return io.BytesIO(results.text(self.result(), format).encode())
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -19,12 +19,27 @@ ROOT = Path(__file__).parents[1]
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
     {"errors", "escaping", "page_ranges", "redis_url"},
-    {"addresses", "job", "settings", "cpus", "backoff", "room"},
-    {"media", "blobs", "caching", "fetching", "idempotency", "ledger", "queue", "logs", "processes", "cards"},
-    {"following", "outbox", "plan"},
-    {"producer", "workers", "dead", "webhooks"},
+    {"addresses", "job", "settings", "cpus", "backoff", "room", "limits"},
+    {"formats"},
+    {
+        "exporting",
+        "media",
+        "blobs",
+        "caching",
+        "s3",
+        "outcomes",
+        "fetching",
+        "idempotency",
+        "ledger",
+        "queue",
+        "logs",
+        "processes",
+        "cards",
+    },
+    {"following", "outbox", "plan", "results", "sources"},
+    {"producer", "workers", "dead", "webhooks", "tenants", "api_keys"},
     {"embedded", "progress", "printing"},
-    {"gateway", "cli", "dead_commands", "webhook_commands"},
+    {"gateway", "cli", "dead_commands", "webhook_commands", "key_commands", "tenant_commands"},
 ]
 #: Runtimes that are heavy or not everywhere: each is imported in one module, inside a function.
 HEAVY = {
@@ -32,6 +47,8 @@ HEAVY = {
     "onnxruntime": "worker/predictors/onnx.py",
     "cupy": "worker/kernels.py",
     "cupyx": "worker/kernels.py",
+    "boto3": "producer/s3.py",
+    "botocore": "producer/s3.py",
     "onnx": "worker/predictors/graph.py",
     "nvidia": "worker/jpegs.py",
     "pynvml": "producer/cards.py",
@@ -85,7 +102,7 @@ def test_a_runtime_is_imported_in_one_module_when_it_is_used(runtime: str) -> No
 
 
 def test_importing_the_producer_stays_light() -> None:
-    heavy = {"numpy", "cv2", "paddle", "onnxruntime", "PIL", "pypdfium2", "fastapi", "httpx"}
+    heavy = {"numpy", "cv2", "paddle", "onnxruntime", "PIL", "pypdfium2", "fastapi", "httpx", "boto3"}
     code = f"import producer, sys; print(sorted({heavy} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ran.stdout.strip() == "[]"

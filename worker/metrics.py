@@ -15,6 +15,7 @@ CACHE_PAGES = Counter(
     ["outcome"],
 )
 CACHE_BYTES = Counter("ocrpool_worker_cache_bytes", "Pixels of pages that were not read, as others had the same.")
+PAGE_SOURCES = Counter("ocrpool_worker_page_sources", "Pages that were read, by where their text is from.", ["source"])
 PAGES_IN_FLIGHT = Gauge("ocrpool_worker_pages_in_flight", "Pages that this worker is reading.")
 STAGE_SECONDS = Histogram(
     "ocrpool_worker_stage_seconds", "A page's time in each stage, its waits included.", ["stage"], buckets=_SECONDS

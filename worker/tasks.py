@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +22,7 @@ from producer.job import (
     ErrorDetail,
     JobState,
     Lane,
+    MediaType,
     PageFailure,
     PageResult,
     PrepareMessage,
@@ -31,6 +33,8 @@ from producer.ledger import Claim, Refusal
 from worker import metrics
 from worker.device import DeviceFailed
 from worker.leases import Lease
+from worker.own_text import OwnText
+from worker.page_cache import Read
 from worker.station import Station
 
 log = structlog.get_logger(__name__)
@@ -42,23 +46,55 @@ Returned = TypeVar("Returned")
 #: worker that is stopping tries no longer.
 _RETRY_PAUSES_S = (0.1, 0.3, 1.0, 3.0, 5.0)
 
+#: Pause before a unit whose document cannot be fetched now is given back.
+STORE_PAUSE_S = 2.0
+
 #: A thread that would claim looks this often whether its worker still cannot read.
 STAND_ASIDE_S = 0.1
 
 
-def prepare(station: Station, body: object) -> None:
-    """Count the document's pages and publish its spans, or fail the job with the reason."""
+def prepare(station: Station, body: object, lane: Lane | None) -> None:
+    """Do the unit whose turn it is in the lane that the message came on; `body` asks for a document's pages to be
+    counted."""
     station.intake.received()
     message = _parse(station, PrepareMessage, body)
-    claim = _claim(station, message.job_id, PREPARE) if message else None
-    if claim is None:
-        return
+    if message is not None:
+        _do_next(station, message.job_id, PREPARE, lane)
+
+
+def read_span(station: Station, body: object, lane: Lane | None) -> None:
+    """The same; `body` asks for a span to be read."""
+    station.intake.received()
+    message = _parse(station, SpanMessage, body)
+    if message is not None:
+        _do_next(station, message.job_id, str(message.span), lane)
+
+
+def _do_next(station: Station, job_id: str, unit: str, lane: Lane | None) -> None:
+    """A message is as good as any other of its lane: tenants take turns, so that no queue of one is ahead of another's.
+
+    A quarantined page is read with no other in this process, so that it cannot be charged with another's doing.
+    """
+    quarantined = lane is Lane.QUARANTINE
+    with station.company.alone() if quarantined else station.company.shared():
+        claim = _claim(station, job_id, unit, None if quarantined else lane)
+        if claim is None:
+            return
+        if claim.unit == PREPARE:
+            _count_pages(station, claim)
+        else:
+            _read_claimed(station, claim, alone=quarantined)
+
+
+def _count_pages(station: Station, claim: Claim) -> None:
+    """Count the document's pages and publish its spans, or fail the job with the reason."""
     with station.leases.hold(claim) as lease:
         try:
             with _document(station, claim) as path:
                 pages = station.rasteriser.count_pages(path, claim.job.media_type)
             spans = claim.job.options.spans(pages, station.settings.span_pages)
-        except Unavailable:
+        except Unavailable as error:
+            _log_and_pause(station, claim, error)
             units = _patiently(station, lease, partial(station.ledger.release, claim, again=True))
         except OcrpoolError as error:
             units = _patiently(station, lease, partial(_fail, station, claim, error))
@@ -72,22 +108,8 @@ def _fail(station: Station, claim: Claim, error: OcrpoolError) -> list[Unit]:
     return []
 
 
-def read_span(station: Station, body: object, *, quarantined: bool) -> None:
-    """Read the span's pages that have no outcome yet, side by side, and write each outcome as it comes.
-
-    A quarantined page is read with no other in this process, so that it cannot be charged with another's doing.
-    """
-    station.intake.received()
-    message = _parse(station, SpanMessage, body)
-    if message is None:
-        return
-    with station.company.alone() if quarantined else station.company.shared():
-        claim = _claim(station, message.job_id, str(message.span))
-        if claim is not None:
-            _read_claimed(station, claim, alone=quarantined)
-
-
 def _read_claimed(station: Station, claim: Claim, *, alone: bool) -> None:
+    """Read the span's pages that have no outcome yet, side by side, and write each outcome as it comes."""
     with station.leases.hold(claim) as lease:
         if claim.lane is Lane.QUARANTINE and not alone:
             # A late message for a page that has been quarantined since: it comes again on its own queue.
@@ -121,7 +143,16 @@ def _read_pages(station: Station, lease: Lease) -> bool:
             wait(futures)
     except FetchFailed as error:
         return all([_finish(station, lease, _failure(page, error)) for page in claim.pages])
+    except Unavailable as error:
+        _log_and_pause(station, claim, error)
+        return False
     return all(future.result() for future in futures)
+
+
+def _log_and_pause(station: Station, claim: Claim, error: Unavailable) -> None:
+    """The unit is no death, but comes back at once: a store that refuses everybody must not turn into a race."""
+    log.warning("document.not_fetched", job_id=claim.job.id, unit=claim.unit, error=str(error))
+    station.stopping.wait(STORE_PAUSE_S)
 
 
 def read_page(station: Station, lease: Lease, document: Path, page: int, deadline: float) -> bool:
@@ -131,22 +162,9 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
     pixels = ""
     if lease.lost.is_set():
         return True
-    started = time.perf_counter()
     try:
-        with (
-            metrics.PAGES_IN_FLIGHT.track_inprogress(),
-            station.engine.passage(job.options, deadline, lease.lost.is_set) as passage,
-            station.rasters.page(document, job.media_type, page) as raster,
-        ):
-            read = station.page_cache.read(
-                job,
-                page,
-                raster,
-                passage,
-                1000 * (time.perf_counter() - started),
-                deadline=deadline,
-                cancelled=lease.lost.is_set,
-            )
+        with metrics.PAGES_IN_FLIGHT.track_inprogress():
+            read = _read(station, lease, document, page, deadline)
             outcome, pixels = read.result, read.pixels
     except JobEnded:
         return True  # The ledger has ended the job, or the sweeper is about to.
@@ -161,6 +179,33 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
         log.exception("page.failed", job_id=job.id, page=page)
         outcome = _failure(page, Internal("The page failed inside the pool."))
     return _finish(station, lease, outcome, pixels)
+
+
+def _read(station: Station, lease: Lease, document: Path, page: int, deadline: float) -> Read:
+    """From the page's own text where that is asked for and sound, from its picture everywhere else."""
+    job, started = lease.claim.job, time.perf_counter()
+    own = None
+    if job.options.pdf_text != "ocr" and job.media_type is MediaType.PDF:
+        own = OwnText.of(station.rasteriser, document, page)
+        if job.options.pdf_text == "auto" and not own.doubt:
+            return Read(own.as_page(page, 1000 * (time.perf_counter() - started)))
+    # Announced no sooner: batches wait for the pages that are on their way to them.
+    with (
+        station.engine.passage(job.options, deadline, lease.lost.is_set) as passage,
+        station.rasters.page(document, job.media_type, page) as raster,
+    ):
+        read = station.page_cache.read(
+            job,
+            page,
+            raster,
+            passage,
+            1000 * (time.perf_counter() - started),
+            deadline=deadline,
+            cancelled=lease.lost.is_set,
+        )
+    if own is None:
+        return read
+    return replace(read, result=own.beside(read.result, compare=job.options.pdf_text == "verify"))
 
 
 def _finish(station: Station, lease: Lease, outcome: PageResult | PageFailure, pixels: str = "") -> bool:
@@ -204,6 +249,10 @@ def _count(outcome: PageResult | PageFailure) -> None:
         metrics.PAGES.labels(outcome.error.code).inc()
         return
     metrics.PAGES.labels("read").inc()
+    metrics.PAGE_SOURCES.labels(outcome.source).inc()
+    if outcome.source == "pdf":
+        metrics.STAGE_SECONDS.labels("text").observe(outcome.timings.rasterise_ms / 1000)
+        return
     for stage in ("rasterise",) if outcome.cached else ("rasterise", "detect", "recognise"):
         metrics.STAGE_SECONDS.labels(stage).observe(getattr(outcome.timings, f"{stage}_ms") / 1000)
 
@@ -221,7 +270,7 @@ def _parse(station: Station, kind: type[Message], body: object) -> Message | Non
         return None
 
 
-def _claim(station: Station, job_id: str, unit: str) -> Claim | None:
+def _claim(station: Station, job_id: str, unit: str, turn: Lane | None) -> Claim | None:
     """The claim, or None if there is nothing to do.
 
     While the ledger is away or full, this thread waits with its message: the worker takes no more than it has threads.
@@ -231,7 +280,7 @@ def _claim(station: Station, job_id: str, unit: str) -> Claim | None:
     token = uuid.uuid4().hex
     for pause_s in _pauses(station):
         try:
-            claim = station.ledger.claim(job_id, unit, station.name, token)
+            claim = station.ledger.claim(job_id, unit, station.name, token, turn)
         except Unavailable as error:
             log.warning("unit.not_claimed", job_id=job_id, unit=unit, error=str(error))
             station.stopping.wait(pause_s)

@@ -18,6 +18,7 @@ import producer
 from producer.errors import Unavailable
 from producer.job import JobState, Lane
 from producer.ledger import Claim, Ledger
+from producer.limits import COUNTED
 from producer.outbox import Outbox
 from producer.settings import Settings
 from tests.conftest import assert_every_key_is_owned
@@ -59,6 +60,7 @@ def admission(**changed: object) -> str:
     form = {"id": "new", "record": "{}", "blob": "blob", "max_unfinished": 9, "deadline_ms": 9, "ttl_s": 9}
     form |= {"lane": "interactive", "pages_total": 1, "key": "", "fingerprint": "", "webhook": "", "units": ["1+1"]}
     form |= {"document": "d", "source": "", "follows": True, "known_s": 9, "known_bytes": 9, "result_ttl_s": 9}
+    form |= {"tenant": "", "size_bytes": 9, "limits": {name: 0 for name in COUNTED}}
     return json.dumps(form | changed)
 
 
@@ -103,13 +105,19 @@ def test_no_admission_breaks_the_ledger(fuzzed: Ledger) -> None:
         ("accept", [admission(units=None)]),
         ("accept", [admission(key=None)]),
         ("accept", [admission(record="[")]),
-        ("claim", [JOB, "3+1", "3", "1e12", "gpu1", "9000", "9", "{}", "token"]),
-        ("claim", [JOB, "3+1", "3", "1", "gpu1", "soon", "9", "{}", "token"]),
+        ("accept", [admission(units=["1+99999999"])]),
+        ("accept", [admission(tenant="two words")]),
+        ("accept", [admission(limits={})]),
+        ("claim", [JOB, "3+1", "express", "gpu1", "9000", "9", "{}", "token"]),
+        ("claim", [JOB, "3+1", "interactive", "gpu1", "soon", "9", "{}", "token"]),
         ("expect_blob", ["blob", "inf"]),
         ("finish_job", [JOB, "running", "{}", "9", ""]),
         ("finish_job", [JOB, "failed", "{}", "soon", ""]),
         ("finish_page", [JOB, "1+2", FENCE, "3", "{}", "", "9"]),
         ("finish_page", [JOB, "1+2", FENCE, "1", "{}", "", "soon"]),
+        ("finish_page", [JOB, "1+2", FENCE, "1", "{}", "", "9", "../blob"]),
+        ("expect_outcome", [JOB, "1+2", FENCE, "1", "../blob", "9"]),
+        ("expect_outcome", [JOB, "1+2", FENCE, "1", "blob", "soon"]),
         ("plan", [JOB, PREPARE_FENCE, "many", "interactive", "1+1"]),
         ("renew", ["9000", JOB, "1+2"]),
         ("accept", [admission(webhook="example.com")]),
@@ -127,12 +135,13 @@ def test_wrong_arguments_are_refused_before_anything_is_written(
     assert check(fuzzed, script, arguments) == "refused"
 
 
-@pytest.mark.parametrize("script", ["release", "renew", "finish_page"])
+@pytest.mark.parametrize("script", ["release", "renew", "finish_page", "expect_outcome"])
 def test_the_fence_of_a_unit_that_nobody_held_is_no_key_to_it(fuzzed: Ledger, script: str) -> None:
     arguments: dict[str, list[str | bytes]] = {
         "release": [JOB, "3+1", "0", "0"],
         "renew": ["9000", JOB, "3+1", "0"],
         "finish_page": [JOB, "3+1", "0", "3", "{}", "", "9"],
+        "expect_outcome": [JOB, "3+1", "0", "3", "blob", "9"],
     }
     check(fuzzed, script, arguments[script])
 
