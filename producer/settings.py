@@ -146,6 +146,10 @@ class Settings(BaseSettings):
     max_queued_jobs: int = Field(
         10_000, ge=1, description="Unfinished jobs that the pool holds before it refuses more."
     )
+    max_batch_documents: int = Field(1000, ge=1, le=10_000, description="Most documents of one request for a batch.")
+    max_batch_bytes: int = Field(
+        100_000_000, ge=1, description="Most bytes of them together; up to a million of each are held in memory."
+    )
     max_wait_s: float = Field(60, ge=0, le=600, description="Longest long-poll at the gateway.")
 
     redis_reserve_percent: int = Field(
