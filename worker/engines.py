@@ -48,8 +48,10 @@ MOST_SHARES = 12
 class Passage(Protocol):
     """One page on its way through an engine."""
 
-    #: The page's batches in each stage so far; the first few of them.
-    shares: dict[str, list[BatchShare]]
+    @property
+    def shares(self) -> dict[str, list[BatchShare]]:
+        """The page's batches in each stage so far; the first few of them."""
+        ...
 
     def read(self, page: int, raster: Raster, rasterise_ms: float) -> PageResult:
         """The page's text. Blocks until its batches are through.

@@ -49,7 +49,7 @@ class BatchRecord:
     queued: int = 0
 
     def share(self, items: int, submitted_at: float) -> BatchShare:
-        """What it had of a group: so many items, handed in at that time. Told once they are answered, or have failed."""
+        """What it had of a group: so many items, handed in at that time. Complete once they are answered."""
         return BatchShare(
             batch=self.number,
             items=items,

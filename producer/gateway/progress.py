@@ -65,8 +65,8 @@ def _pages(gateway: Gateway, job_id: str, after: int, limit: int) -> tuple[str, 
     },
 )
 async def timeline(job_id: JobIdInPath, gateway: TheGateway) -> Response:
-    """Each time that a worker took a span of pages, with its card and how that ended; and for each page its batches: how
-    long it waited for them, how full they were, and how long they took.
+    """Each time that a worker took a span of pages, with its card and how that ended; and each page's batches: how long
+    it waited for them, how full they were, and how long they took.
     """
     body = await gateway.producer.call(partial(_timeline, gateway, job_id))
     return Response(body, headers={"Cache-Control": "no-store"}, media_type="application/json")
