@@ -6,16 +6,16 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 
 import structlog
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from producer.errors import Unavailable
 from producer.job import JobState, JobStatus
+from producer.redis_url import async_client
 
 log = structlog.get_logger(__name__)
 
@@ -128,10 +128,10 @@ class Watcher:
         """Dispatch events until the connection fails."""
         async with AsyncExitStack() as stack:
             # Reconnecting is this class's work: after a gap every waiter has to look again.
-            redis = Redis.from_url(
+            client = async_client(
                 self._redis_url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=5, socket_keepalive=True
             )
-            await stack.enter_async_context(aclosing(redis))
+            redis = await stack.enter_async_context(client)
             pubsub = await stack.enter_async_context(redis.pubsub())
             await pubsub.subscribe(self._channel)
             pinged = False
