@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
-    {"errors", "escaping", "page_ranges", "redis_url"},
+    {"errors", "escaping", "page_ranges", "redis_url", "bulk_messages"},
     {"job", "settings", "cpus", "backoff", "room"},
     {"media", "blobs", "idempotency", "ledger", "queue", "logs", "processes", "cards"},
     {"following", "plan", "pages", "listing", "timeline", "retries", "batches"},
