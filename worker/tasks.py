@@ -29,6 +29,7 @@ from producer.job import (
     Unit,
 )
 from producer.ledger import Claim, Refusal
+from producer.timeline import traced
 from worker import metrics
 from worker.device import DeviceFailed
 from worker.leases import Lease
@@ -159,9 +160,10 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
     outcome: PageResult | PageFailure
     if lease.lost.is_set():
         return True
+    trace: list[str] = []
     try:
         with metrics.PAGES_IN_FLIGHT.track_inprogress():
-            outcome = _read(station, lease, document, page, deadline)
+            outcome = _read(station, lease, document, page, deadline, trace=trace)
     except JobEnded:
         return True  # The ledger has ended the job, or the sweeper is about to.
     except DeviceFailed:
@@ -174,11 +176,16 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
     except Exception:
         log.exception("page.failed", job_id=job.id, page=page)
         outcome = _failure(page, Internal("The page failed inside the pool."))
-    return _finish(station, lease, outcome)
+    return _finish(station, lease, outcome, "".join(trace))
 
 
-def _read(station: Station, lease: Lease, document: Path, page: int, deadline: float) -> PageResult:
-    """From the page's own text where that is asked for and sound, from its picture everywhere else."""
+def _read(
+    station: Station, lease: Lease, document: Path, page: int, deadline: float, *, trace: list[str]
+) -> PageResult:
+    """From the page's own text where that is asked for and sound, from its picture everywhere else.
+
+    `trace` gets where the time went, however the reading ends.
+    """
     job, started = lease.claim.job, time.perf_counter()
     own = None
     if job.options.pdf_text != "ocr" and job.media_type is MediaType.PDF:
@@ -190,15 +197,22 @@ def _read(station: Station, lease: Lease, document: Path, page: int, deadline: f
         station.engine.passage(job.options, deadline, lease.lost.is_set) as passage,
         station.rasters.page(document, job.media_type, page) as raster,
     ):
-        read = passage.read(page, raster, 1000 * (time.perf_counter() - started))
+        rasterise_ms = 1000 * (time.perf_counter() - started)
+        try:
+            read = passage.read(page, raster, rasterise_ms)
+        finally:
+            trace.append(traced(rasterise_ms, passage.shares))
     return own.beside(read, compare=job.options.pdf_text == "verify") if own else read
 
 
-def _finish(station: Station, lease: Lease, outcome: PageResult | PageFailure) -> bool:
+def _finish(station: Station, lease: Lease, outcome: PageResult | PageFailure, trace: str = "") -> bool:
     """Write the outcome. False if the page must be read again, by another worker."""
-    verdict = _patiently(station, lease, partial(station.ledger.finish_page, lease.claim, outcome))
+    verdict = _patiently(station, lease, partial(station.ledger.finish_page, lease.claim, outcome, trace))
     if isinstance(verdict, JobState):
         _count(outcome)
+    if verdict is Refusal.FINAL:
+        # Somebody has ended the job: what this worker holds of it besides need not come to this to learn it.
+        station.leases.job_ended(lease.claim.job.id)
     if verdict in (Refusal.FENCED, Refusal.FINAL) or (isinstance(verdict, JobState) and verdict.final):
         lease.lost.set()
     return verdict is not None

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Writes one page's outcome if the fence is current, the job is not final and the page has no outcome.
 -- ARGV: id, unit, fence, page, outcome (JSON), its error (JSON) or '', TTL of a final job (s), the blob that the outcome
---       stands for, or ''
+--       stands for, or '', where its time went (JSON), if that is known
 -- Returns 'fenced', 'final', 'duplicate', 'running' or the final state that this page brought.
 local id = ARGV[1]
 local page, first, count = whole(4, 1), pages_of(ARGV[2])
@@ -20,4 +20,4 @@ if blob ~= '' and redis.call('HEXISTS', pages_key(id), page) == 0 then
   redis.call('EXPIRE', outcomes_key(id), ttl)
   redis.call('ZADD', GARBAGE, now + ttl * 1000, blob)
 end
-return record_page(id, page, ARGV[5], ARGV[6], tonumber(ARGV[7]), now)
+return record_page(id, ARGV[2], page, ARGV[5], ARGV[6], ARGV[9], tonumber(ARGV[7]), now)

@@ -236,7 +236,8 @@ class Engine:
     def passage(self, options: ReadOptions, deadline: float, cancelled: Callable[[], bool]) -> Iterator[Any]:
         self.announced += 1
         yield SimpleNamespace(
-            read=lambda page, raster, took_ms: page_read(page).model_copy(update={"text": self._text})
+            read=lambda page, raster, took_ms: page_read(page).model_copy(update={"text": self._text}),
+            shares={},
         )
 
 
@@ -246,7 +247,7 @@ def read_by(engine: Engine | PpOcr, rasteriser: Rasteriser, path: Path, page: in
     job = Job(id=new_job_id(), blob="b", media_type=media_type, size_bytes=1, options=options)
     lease = Lease(cast(Any, SimpleNamespace(job=job)), lost=threading.Event())
     station = cast(Station, SimpleNamespace(engine=engine, rasteriser=rasteriser, rasters=rasteriser))
-    return tasks._read(station, lease, path, page, time.monotonic() + 60)
+    return tasks._read(station, lease, path, page, time.monotonic() + 60, trace=[])
 
 
 def test_a_page_with_sound_text_is_never_announced_to_the_engine(rasteriser: Rasteriser) -> None:
