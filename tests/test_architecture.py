@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
-    {"errors", "escaping", "page_ranges", "redis_url"},
+    {"errors", "escaping", "page_ranges", "redis_url", "bulk_messages"},
     {"addresses", "job", "settings", "cpus", "backoff", "room", "limits"},
     {"formats"},
     {
@@ -36,7 +36,7 @@ LAYERS = [
         "processes",
         "cards",
     },
-    {"following", "outbox", "plan", "results", "sources"},
+    {"following", "outbox", "plan", "results", "sources", "pages", "listing", "timeline", "retries", "batches"},
     {"producer", "workers", "dead", "webhooks", "tenants", "api_keys"},
     {"embedded", "progress", "printing"},
     {"gateway", "cli", "dead_commands", "webhook_commands", "key_commands", "tenant_commands"},
