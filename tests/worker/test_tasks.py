@@ -21,6 +21,7 @@ from tests.producer.test_ledger import claimed, make_job, page_read
 from worker import tasks
 from worker.company import Company
 from worker.leases import Lease, LeaseKeeper
+from worker.page_cache import Read
 from worker.station import Station
 from worker.turns import Turns
 
@@ -46,10 +47,15 @@ class Lost(threading.Event):
         return False
 
 
+UNCACHED = SimpleNamespace(
+    reader="", read=lambda job, page, raster, passage, ms, **_: Read(passage.read(page, raster, ms))
+)
+
+
 def station(ledger: Any, stopping: threading.Event, real: Ledger) -> Station:
     engine = SimpleNamespace(trouble=lambda: None)
     parts = {"ledger": ledger, "name": "gpu0", "settings": real.settings, "stopping": stopping, "engine": engine}
-    return cast(Station, SimpleNamespace(**parts, page_cache=SimpleNamespace(reader="")))
+    return cast(Station, SimpleNamespace(**parts, page_cache=UNCACHED))
 
 
 def away(times: int, act: Callable[..., Any], *, after: bool = False) -> Callable[..., Any]:
@@ -146,7 +152,7 @@ def test_a_cancelled_job_is_let_go_of_at_the_next_page(ledger: Ledger, settings:
     )
     spans = [SpanMessage(job_id=job.id, span=Span.parse(unit)) for _, unit, _ in units]
     threads = [
-        threading.Thread(target=tasks.read_span, args=(worker, to_json(span)), kwargs={"quarantined": False})
+        threading.Thread(target=tasks.read_span, args=(worker, to_json(span)), kwargs={"lane": Lane.INTERACTIVE})
         for span in spans
     ]
     for thread in threads:
