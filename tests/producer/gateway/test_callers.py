@@ -18,6 +18,7 @@ from producer.gateway.server import who_may_ask
 from producer.job import new_job_id
 from producer.ledger import Ledger
 from producer.limits import Limits
+from producer.producer import JobHandle, Producer
 from producer.settings import Settings
 from producer.tenants import Tenants
 from tests.producer.gateway.serving import PDF, PNG, Served, assert_problem, read_pages, submit
@@ -58,13 +59,16 @@ def operations(http: httpx.Client) -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield method.upper(), path, operation
 
 
-def test_every_route_but_those_for_machines_asks_for_a_key(http: httpx.Client, keys: ApiKeys) -> None:
+def test_every_route_but_those_for_machines_asks_for_a_key(
+    http: httpx.Client, keys: ApiKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guesses, "FREE", 1000)
     _, key = keys.create("somebody", "")
     revoked, old = keys.create("somebody else", "")
     keys.revoke(revoked.id)
     asking = 0
     for method, template, operation in operations(http):
-        path = template.replace("{job_id}", new_job_id()).replace("{page}", "1")
+        path = template.replace("{job_id}", new_job_id()).replace("{page}", "1").replace("{batch_id}", "batch_17")
         if "operations" in operation["tags"]:
             assert "security" not in operation
             assert http.request(method, path).status_code in (200, 503)
@@ -88,19 +92,23 @@ def test_what_has_not_even_the_form_of_an_id_is_told_to_callers_alone(http: http
 
 def test_anothers_job_is_no_job_on_every_route(http: httpx.Client, acme: httpx.Client, other: httpx.Client) -> None:
     job_id, nobodys = submit(acme), new_job_id()
-    assert acme.get(f"/v1/jobs/{job_id}").status_code == 200
+    batch = acme.post("/v1/batches", files=FILE).json()["id"]
+    assert acme.get(f"/v1/jobs/{job_id}").status_code == acme.get(f"/v1/batches/{batch}").status_code == 200
 
     def answer(client: httpx.Client, method: str, path: str, id: str) -> tuple[int, str, list[str]]:
-        url = path.replace("{job_id}", id).replace("{page}", "1")
+        url = path.replace("{page}", "1")
         got = client.request(method, url, params={"wait": 0.01} if method == "GET" else None)
         return got.status_code, got.text.replace(id, "ID"), sorted(got.headers)
 
-    routes = [(method, path) for method, path, _ in operations(http) if "{job_id}" in path]
-    assert len(routes) >= 3
-    for method, path in routes:
-        theirs = answer(other, method, path, job_id)
-        assert theirs == answer(other, method, path, nobodys)
-        assert theirs[0] == 404
+    ids = {"{job_id}": (job_id, nobodys), "{batch_id}": (batch, "batch_" + "0" * 32)}
+    asked = 0
+    for method, path, _ in operations(http):
+        for part in (part for part in ids if part in path):
+            asked += 1
+            theirs, nothing = (answer(other, method, path.replace(part, id), id) for id in ids[part])
+            assert theirs == nothing
+            assert theirs[0] == 404
+    assert asked >= 8
     assert acme.get(f"/v1/jobs/{job_id}").json()["state"] == "queued"
 
 
@@ -115,6 +123,59 @@ def test_a_tenant_has_its_jobs_its_results_and_its_idempotency_keys(
     assert acme.get(f"/v1/jobs/{first}", params={"wait": 60}).json()["state"] == "succeeded"
     assert acme.get(f"/v1/jobs/{first}/result").json()["pages"]
     assert "acme" not in acme.get(f"/v1/jobs/{first}").text
+
+
+def test_a_tenant_has_its_lists_and_its_batches(acme: httpx.Client, other: httpx.Client, ledger: Ledger) -> None:
+    batch = acme.post("/v1/batches", files=FILE)
+    assert batch.status_code == 202
+    ours, theirs = [batch.json()["documents"][0]["job"]["id"], submit(acme)], submit(other)
+    read_pages(ledger, ours[0])
+
+    def listed(client: httpx.Client, **params: str) -> list[str]:
+        return [job["id"] for job in client.get("/v1/jobs", params=params).json()["jobs"]]
+
+    assert listed(acme) == ours[::-1]
+    assert listed(acme, state="succeeded") == ours[:1]
+    assert (listed(other), listed(other, state="succeeded")) == ([theirs], [])
+    address, nobodys = batch.headers["location"], "/v1/batches/batch_17"
+    assert acme.get(address).json()["states"] == {"succeeded": 1}
+    assert_problem(other.get(address), 404, "not_found")
+    assert other.get(address).json() == other.get(nobodys).json()
+
+
+def test_batches_of_the_same_name_are_each_tenants_own_and_the_pool_sees_every_job(
+    settings: Settings, ledger: Ledger
+) -> None:
+    with Producer(settings) as everybody:
+        tenants = [everybody.of_tenant(name) for name in ("", "acme", "other")]
+        handles = [tenant.submit_all([PNG], batch="nightly")[0] for tenant in tenants]
+        ids = [handle.id for handle in handles if isinstance(handle, JobHandle)]
+        assert [[job.id for job in tenant.batch("nightly")] for tenant in tenants] == [[id] for id in ids]
+        assert [[job.id for job in tenant.jobs()] for tenant in tenants] == [[id] for id in ids]
+        assert [job.id for job in everybody.jobs()] == ids[::-1]
+        # Tenants take turns: each other's first document may come before one's own.
+        assert [tenant.batch("nightly")[0].queue_position for tenant in tenants] == [2, 2, 2]
+        # One whose record is gone leaves its tenant's list as the pool's
+        ledger.redis.delete(f"{ledger.namespace}:job:{ids[1]}")
+        assert ledger.forget_jobs() == 1
+        assert not ledger.redis.exists(f"{ledger.namespace}:index:queued:acme")
+        assert [job.id for job in everybody.jobs()] == [ids[2], ids[0]]
+
+
+def test_a_retry_is_the_tenants_and_measured_by_its_limits(
+    acme: httpx.Client, other: httpx.Client, ledger: Ledger
+) -> None:
+    failed = submit(acme)
+    read_pages(ledger, failed, failing={1})
+    Tenants(ledger).set_limits("acme", Limits(max_unfinished_jobs=1))
+    second = submit(acme)
+    assert_problem(acme.post(f"/v1/jobs/{failed}/retry"), 429, "quota_exceeded")
+    acme.delete(f"/v1/jobs/{second}")
+    assert_problem(other.post(f"/v1/jobs/{failed}/retry"), 404, "not_found")
+    retried = acme.post(f"/v1/jobs/{failed}/retry")
+    assert (retried.status_code, retried.json()["retry_of"]) == (202, failed)
+    assert Tenants(ledger).usage("acme").queued_pages == 1
+    assert_problem(other.get(retried.headers["location"]), 404, "not_found")
 
 
 def test_a_key_ends_when_it_is_revoked(acme: httpx.Client, keys: ApiKeys, monkeypatch: pytest.MonkeyPatch) -> None:

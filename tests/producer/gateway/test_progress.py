@@ -293,7 +293,7 @@ def test_a_queued_job_knows_its_place_and_how_long_it_takes(http: httpx.Client, 
     assert (last["queue_position"], last["estimated_wait_s"]) == (3, None)
     # When two are read, ten seconds apart
     read_pages(ledger, jobs[0])
-    ledger.redis.hincrby(f"{ledger.namespace}:pace", "interactive:last", -10_000)
+    ledger.redis.hincrby(f"{ledger.namespace}:flow", "interactive:last", -10_000)
     read_pages(ledger, jobs[1])
     # Then the last one has one before it, and about twenty seconds to wait
     last = http.get(f"/v1/jobs/{jobs[-1]}").json()
