@@ -19,6 +19,17 @@ DATA_DIR = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
 
 Size = tuple[int, int]
 
+#: The settings that a process which parses documents is told: what a page may take there.
+DECODER_LIMITS = {
+    "max_pages",
+    "max_page_pixels",
+    "max_page_side_pt",
+    "pdf_dpi",
+    "page_timeout_s",
+    "rasterise_memory_bytes",
+    "sandbox",
+}
+
 
 class Settings(BaseSettings):
     """The settings. Build it once: `Settings()` reads the environment, `Settings(name=...)` overrides it."""
@@ -147,6 +158,12 @@ class Settings(BaseSettings):
         10_000, ge=1, description="Unfinished jobs that the pool holds before it refuses more."
     )
     max_wait_s: float = Field(60, ge=0, le=600, description="Longest long-poll at the gateway.")
+
+    export_processes: int = Field(
+        2, ge=1, le=64, description="Searchable PDFs and overlays that a gateway makes at a time; others wait."
+    )
+    export_timeout_s: float = Field(120, gt=0, le=3600, description="Longest time to make one of them.")
+    export_bytes: int = Field(500_000_000, ge=1, description="Largest file that is made so.")
 
     redis_reserve_percent: int = Field(
         15, ge=0, le=90, description="Part of Redis' `maxmemory` that is kept for accepted jobs: new ones are refused."

@@ -15,23 +15,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 import worker
 from producer.job import Contract
-from producer.settings import Settings
+from producer.settings import DECODER_LIMITS, Settings
 
 #: Longest time that a child may take to import its libraries.
 START_TIMEOUT_S = 20.0
 #: A child is replaced after this many requests, so that what its libraries leak does not add up.
 REQUESTS_A_CHILD = 500
 REPLY_BYTES = 1 << 16
-
-LIMITS = {
-    "max_pages",
-    "max_page_pixels",
-    "max_page_side_pt",
-    "pdf_dpi",
-    "page_timeout_s",
-    "rasterise_memory_bytes",
-    "sandbox",
-}
 
 #: Where a child imports from: where its worker does, but never a working directory.
 IMPORT_PATH = json.dumps([*filter(os.path.isabs, sys.path), str(Path(worker.__file__).parents[1])])
@@ -133,7 +123,7 @@ class Decoder:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._limits = json.dumps(settings.model_dump(include=LIMITS))
+        self._limits = json.dumps(settings.model_dump(include=DECODER_LIMITS))
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._lock = threading.Lock()

@@ -8,29 +8,19 @@ the descriptor of the memory to draw on. End of file ends the process.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import math
 import mmap
 import os
-import resource
-import signal
 import socket
 import sys
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from worker.decoding import Document, Limits, Pixels, Refusal, sandbox
+from worker.decoding import Document, Limits, Pixels, Refusal, confinement, sandbox
 from worker.decoding.images import ImageDocument
 from worker.decoding.pdfs import PdfDocument
 
-#: linux/prctl.h
-PR_SET_PDEATHSIG = 1
-PR_SET_NO_NEW_PRIVS = 38
-
-#: The socket, one document, one page's memory and its mapping, and a few for the libraries.
-MAX_OPEN_FILES = 32
 MESSAGE_BYTES = 1 << 16
 #: A document whose page had more pixels is not kept open: it may hold on to them.
 KEEP_OPEN_PIXELS = 16_000_000
@@ -40,11 +30,8 @@ def main(arguments: list[str]) -> None:
     """`arguments`: the socket's descriptor, the parent's process id, the limits as JSON."""
     channel = socket.socket(fileno=int(arguments[0]))
     limits = Limits(**json.loads(arguments[2]))
-    _die_with_parent(int(arguments[1]))
-    # Whoever ends the whole group or unit of the worker: it finishes its pages first, and this process goes with it.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    _limit_resources(limits)
+    confinement.die_with_parent(int(arguments[1]))
+    confinement.limit_resources(limits.rasterise_memory_bytes)
     walls = [] if limits.sandbox == "off" else sandbox.enter()
     channel.send(json.dumps({"kind": "ready", "walls": walls}).encode())
     reader = PageReader(limits, channel)
@@ -68,7 +55,7 @@ class PageReader:
 
     def answer(self, request: dict[str, Any], descriptor: int) -> dict[str, Any]:
         """The last reply to a request about the document behind `descriptor`, which is the reader's to close."""
-        _allow_cpu_seconds(self._limits.page_timeout_s)
+        confinement.allow_cpu_seconds(self._limits.page_timeout_s)
         try:
             document = self._open(descriptor, request["media_type"])
             if request["kind"] == "count":
@@ -141,40 +128,3 @@ def _receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 def _refusal(code: str, message: str, *, retire: bool = False) -> dict[str, Any]:
     return {"kind": "refusal", "code": code, "message": message, "retire": retire}
-
-
-def _die_with_parent(parent: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) or libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl")
-    if os.getppid() != parent:
-        sys.exit(1)
-
-
-def _limit_resources(limits: Limits) -> None:
-    with open("/proc/self/statm", "rb") as file:
-        address_space = int(file.read().split()[0]) * resource.getpagesize()
-    # When the machine runs out of memory, the kernel takes a decoder rather than the worker.
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")
-    for name, limit in (
-        (resource.RLIMIT_AS, address_space + limits.rasterise_memory_bytes),
-        (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NPROC, 0),
-    ):
-        lowered = _at_most(limit, resource.getrlimit(name)[1])
-        resource.setrlimit(name, (lowered, lowered))
-
-
-def _allow_cpu_seconds(seconds: float) -> None:
-    """Let the next page use `seconds` more; the parent ends it sooner if it only waits."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    used = usage.ru_utime + usage.ru_stime
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (_at_most(math.ceil(used + seconds) + 1, hard), hard))
-
-
-def _at_most(limit: int, hard: int) -> int:
-    return limit if hard == resource.RLIM_INFINITY else min(limit, hard)

@@ -34,17 +34,21 @@ class PdfDocument:
         return check_pages(len(self._pdf), self._limits)
 
     def draw(self, page: int, allocate: Allocate) -> int:
-        if page > len(self._pdf):
-            raise Refusal("corrupt_document", f"The document has no page {page}.")
-        try:
-            opened = self._pdf[page - 1]
-        except pypdfium2.PdfiumError:
-            raise Refusal("corrupt_document", f"Page {page} of the PDF is damaged.") from None
+        opened = self.open_page(page)
         try:
             self._render(opened, allocate)
             return int(opened.get_rotation())
         finally:
             opened.close()
+
+    def open_page(self, page: int) -> pypdfium2.PdfPage:
+        """One page, counted from 1, to be closed by the caller."""
+        if page > len(self._pdf):
+            raise Refusal("corrupt_document", f"The document has no page {page}.")
+        try:
+            return self._pdf[page - 1]
+        except pypdfium2.PdfiumError:
+            raise Refusal("corrupt_document", f"Page {page} of the PDF is damaged.") from None
 
     def close(self) -> None:
         self._pdf.close()
