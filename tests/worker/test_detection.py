@@ -169,7 +169,7 @@ def test_real_models_find_each_printed_line(detector: Detector, name: str, size:
         ("max", 320, (1754, 1240), (320, 226)),
         ("max", 4096, (1754, 1240), (896, 633)),  # what it is without the option
         ("min", 64, (20, 300), (64, 960)),
-        ("min", 700, (1754, 1240), (1344, 950)),
+        ("min", 700, (1754, 1240), (1041, 736)),
         ("min", 2000, (1754, 1240), (1344, 950)),  # as far as the shapes reach
     ],
 )
