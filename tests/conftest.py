@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from producer.embedded import Embedded
-from producer.job import Lane
+from producer.job import JobState, Lane
 from producer.ledger import Ledger
 from producer.producer import Producer
 from producer.settings import Settings
@@ -45,7 +45,9 @@ OWNED = {
     "sweeps",
     "dead",
     "totals",
+    "pace",
     *(f"waiting:{lane}" for lane in Lane),
+    *(f"index:{state}" for state in JobState),
 }
 
 

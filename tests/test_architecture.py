@@ -21,7 +21,7 @@ LAYERS = [
     {"errors", "escaping"},
     {"job", "settings", "cpus", "backoff", "room"},
     {"media", "blobs", "ledger", "queue", "logs", "processes", "cards"},
-    {"following", "plan"},
+    {"following", "plan", "pages", "listing", "timeline", "retries", "batches"},
     {"producer", "workers", "dead"},
     {"embedded", "progress", "printing"},
     {"gateway", "cli", "dead_commands"},

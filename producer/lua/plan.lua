@@ -8,6 +8,7 @@ check_units(ARGV, 5)
 local state = redis.call('HGET', job_key(id), 'state')
 if not state or FINAL[state] then return 'final' end
 if not holds(id, 'prepare', ARGV[2]) then return 'fenced' end
+note(id, { what = 'done', unit = 'prepare' }, now)
 remove_unit(id, 'prepare')
 redis.call('HSET', job_key(id), 'pages_total', ARGV[3])
 for i = 5, #ARGV do add_unit(id, ARGV[i], ARGV[4], 0, now) end

@@ -13,10 +13,17 @@ local FINAL = { succeeded = true, partial = true, failed = true, cancelled = tru
 local function job_key(id) return ns .. ':job:' .. id end
 local function spans_key(id) return ns .. ':spans:' .. id end
 local function pages_key(id) return ns .. ':pages:' .. id end
+local function order_key(id) return ns .. ':order:' .. id end
+local function timeline_key(id) return ns .. ':timeline:' .. id end
+local function batch_key(name) return ns .. ':batch:' .. name end
 local function idempotency_key(name) return ns .. ':key:' .. name end
 
 local LANES = { 'interactive', 'bulk', 'quarantine' }
 local function waiting_key(lane) return ns .. ':waiting:' .. lane end
+-- How fast the queue of each lane moves, see claim.lua.
+local PACE = ns .. ':pace'
+local STATES = { 'queued', 'running', 'succeeded', 'partial', 'failed', 'cancelled', 'expired' }
+local function index_key(state) return ns .. ':index:' .. state end
 -- Names the one quarantined unit that is being read in the whole pool.
 local QUARANTINED = ns .. ':quarantined'
 
@@ -60,6 +67,23 @@ local function publish_event(id)
     pages_done = tonumber(v[3]) or 0,
     pages_failed = tonumber(v[4]) or 0,
   }))
+end
+
+-- A job is in the index of its state alone, by its number, which counts accepted jobs.
+local function set_state(id, state)
+  local old = redis.call('HMGET', job_key(id), 'state', 'number')
+  redis.call('ZREM', index_key(old[1]), id)
+  redis.call('ZADD', index_key(state), old[2], id)
+  redis.call('HSET', job_key(id), 'state', state)
+end
+
+-- Notes on the way of a job, the first 10,000: who held which unit, and what came of it.
+local function note(id, entry, now)
+  local key = timeline_key(id)
+  if redis.call('LLEN', key) >= 10000 then return end
+  entry.at_ms = now
+  redis.call('RPUSH', key, cjson.encode(entry))
+  redis.call('EXPIRE', key, math.max(1, redis.call('TTL', job_key(id))))
 end
 
 -- Fences grow through the whole job: a unit of the same name may come back after a split, and its number must not. Nor
@@ -117,7 +141,8 @@ local function finalise(id, state, error_json, ttl_s, now)
   local key = job_key(id)
   local old = redis.call('HGET', key, 'state')
   if not old or FINAL[old] then return false end
-  redis.call('HSET', key, 'state', state, 'finished', now)
+  set_state(id, state)
+  redis.call('HSET', key, 'finished', now)
   if error_json ~= '' then redis.call('HSET', key, 'error', error_json) end
   local fields = redis.call('HKEYS', spans_key(id))
   for _, field in ipairs(fields) do
@@ -129,6 +154,8 @@ local function finalise(id, state, error_json, ttl_s, now)
   redis.call('SREM', RUNNING, id)
   redis.call('EXPIRE', key, ttl_s)
   redis.call('EXPIRE', pages_key(id), ttl_s)
+  redis.call('EXPIRE', order_key(id), ttl_s)
+  redis.call('EXPIRE', timeline_key(id), ttl_s)
   local name = redis.call('HGET', key, 'key')
   if name then redis.call('EXPIRE', idempotency_key(name), ttl_s) end
   redis.call('ZADD', GARBAGE, now + ttl_s * 1000, redis.call('HGET', key, 'blob'))
@@ -137,12 +164,16 @@ local function finalise(id, state, error_json, ttl_s, now)
   return true
 end
 
--- Records one page's outcome and, with the last page, ends the job. The caller has checked the fence.
-local function record_page(id, page, outcome_json, error_json, ttl_s, now)
+-- Records one page's outcome and, with the last page, ends the job. The caller has checked the fence. `trace` tells where
+-- the page's time went (JSON), or is nil.
+local function record_page(id, unit, page, outcome_json, error_json, trace, ttl_s, now)
   local key = job_key(id)
   if redis.call('HSETNX', pages_key(id), page, outcome_json) == 0 then return 'duplicate' end
   redis.call('EXPIRE', pages_key(id), math.max(1, redis.call('TTL', key)))
   local failed = error_json ~= ''
+  redis.call('RPUSH', order_key(id), failed and -page or page)
+  redis.call('EXPIRE', order_key(id), math.max(1, redis.call('TTL', key)))
+  note(id, { what = 'page', page = page, unit = unit, failed = failed, trace = trace }, now)
   redis.call('HINCRBY', key, failed and 'pages_failed' or 'pages_done', 1)
   redis.call('HINCRBY', TOTALS, failed and 'pages_failed' or 'pages_succeeded', 1)
   local v = redis.call('HMGET', key, 'pages_total', 'pages_done', 'pages_failed')
