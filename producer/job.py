@@ -105,6 +105,7 @@ class ReadOptions(Contract):
         description="Whether its longer side has at most so many pixels, or its shorter one at least, as far as the "
         "detector's shapes reach.",
     )
+    visualize: bool = Field(True, description="Whether PaddleOCR's results name a picture of each page with its lines.")
     lane: Literal[Lane.INTERACTIVE, Lane.BULK] = Field(Lane.INTERACTIVE, description="interactive or bulk.")
     deadline_s: float | None = Field(
         None, gt=0, le=7 * 86_400, description="The job expires this many seconds after submission."

@@ -23,6 +23,7 @@ Keys, below the namespace:
     frontier     hash    how far each lane's queue has come              kept for ever, of fixed size
     sweeps       hash    when the sweeper looked last                    kept for ever, of fixed size
     dead         hash    dead letters by number                          kept until dropped, the last 1,000
+    signing_key  string  signs addresses, the same for all gateways      kept for ever, of fixed size
     totals       hash    counters since the namespace began              kept for ever, of fixed size
 
 A unit is what one message asks for: a span of pages (`1+8`) or `prepare` (count the pages). Each change is one Lua
@@ -32,6 +33,7 @@ script that runs whole or not at all and reads the server's clock.
 from __future__ import annotations
 
 import json
+import secrets
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -575,6 +577,13 @@ class Ledger:
         return int(self._run("forget_jobs", limit))
 
     # The pool as a whole
+
+    def signing_key(self) -> bytes:
+        """The random key that signs addresses: the same for whoever asks."""
+        name = f"{self.namespace}:signing_key"
+        with reachable():
+            self.redis.set(name, secrets.token_bytes(32), nx=True)
+            return cast(bytes, self.redis.get(name))
 
     def totals(self) -> dict[str, int]:
         """Counters since the namespace began: `jobs_<state>`, `jobs_accepted`, `pages_succeeded`, `pages_failed`,

@@ -157,6 +157,22 @@ class Settings(BaseSettings):
     max_queued_jobs: int = Field(
         10_000, ge=1, description="Unfinished jobs that the pool holds before it refuses more."
     )
+    public_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s?#]+)?$",
+        description="The gateway's address as clients see it, such as `https://ocr.example.com`: for links.",
+    )
+    signing_key: str = Field(
+        "",
+        description="Signs the addresses of results that need no token; empty: a random one that Redis keeps, the same "
+        "for all gateways.",
+    )
+    signed_url_ttl_s: float = Field(3600, gt=0, le=30 * 86_400, description="Such an address is good for this long.")
+    paddleocr_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Models of PaddleOCR's API that this pool answers to, such as `PP-OCRv5,PP-OCRv6`; empty: what its "
+        "workers run.",
+    )
     max_wait_s: float = Field(60, ge=0, le=600, description="Longest long-poll at the gateway.")
 
     export_processes: int = Field(
@@ -219,6 +235,12 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(int(number) for number in filter(None, value.split(",")))
         return value
+
+    @field_validator("paddleocr_models", mode="before")
+    @classmethod
+    def _parse_names(cls, value: object) -> object:
+        """Environment form: `one,two`."""
+        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
     @field_validator("detector_sizes")
     @classmethod

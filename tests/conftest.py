@@ -45,6 +45,7 @@ OWNED = {
     "sweeps",
     "dead",
     "totals",
+    "signing_key",
     "pace",
     *(f"waiting:{lane}" for lane in Lane),
     *(f"index:{state}" for state in JobState),

@@ -8,9 +8,11 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from producer.gateway import health, jobs, ocr, openapi, problems
+from producer.gateway import health, jobs, ocr, openapi, paddleocr_api, problems
 from producer.gateway.async_producer import AsyncProducer
 from producer.gateway.metrics import Metrics, MetricsMiddleware
+from producer.gateway.paddle_options import ServedModels
+from producer.gateway.signing import SignedUrls
 from producer.gateway.state import Gateway
 from producer.gateway.waiting import Watcher
 from producer.producer import Producer
@@ -19,6 +21,7 @@ from producer.settings import Settings
 _TAGS = [
     {"name": "jobs", "description": "Hand in documents, follow them, fetch their pages."},
     {"name": "ocr", "description": "One request, one answer."},
+    {"name": "paddleocr", "description": "The job API of PaddleOCR's own client."},
     {"name": "operations", "description": "For load balancers and monitoring."},
 ]
 
@@ -32,7 +35,8 @@ def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
         blocking = producer or Producer(settings)
         metrics.watch_pool(blocking.ledger)
         watcher = Watcher(settings.redis_url, f"{settings.namespace}:events")
-        app.state.gateway = Gateway(settings, AsyncProducer(blocking), watcher, metrics)
+        models, urls = ServedModels(settings, blocking.ledger), SignedUrls(settings, blocking.ledger)
+        app.state.gateway = Gateway(settings, AsyncProducer(blocking), watcher, metrics, models, urls)
         await watcher.start()
         try:
             yield
@@ -51,7 +55,7 @@ def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
     )
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     problems.install(app)
-    for part in (jobs, ocr, health):
+    for part in (jobs, ocr, paddleocr_api, health):
         app.include_router(part.router)
     openapi.describe_problems(app)
     return app

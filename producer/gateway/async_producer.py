@@ -32,10 +32,15 @@ class AsyncProducer:
         self.producer = producer
         self._submits = CapacityLimiter(SUBMIT_THREADS)
         self._calls = CapacityLimiter(CALL_THREADS)
+        self._exports = CapacityLimiter(producer.settings.export_processes)
 
     async def call(self, function: Callable[[], Returned]) -> Returned:
         """Run `function` in a thread, once one is free."""
         return await to_thread.run_sync(function, limiter=self._calls)
+
+    async def export(self, function: Callable[[], Returned]) -> Returned:
+        """Run `function`, which starts a process of its own, in a thread, once one of the few for such is free."""
+        return await to_thread.run_sync(function, limiter=self._exports)
 
     async def submit(self, upload: Upload, idempotency_key: str | None = None) -> tuple[JobHandle, JobStatus]:
         return await to_thread.run_sync(partial(self._submit, upload, idempotency_key), limiter=self._submits)
@@ -43,7 +48,11 @@ class AsyncProducer:
     def _submit(self, upload: Upload, idempotency_key: str | None) -> tuple[JobHandle, JobStatus]:
         with upload.opened() as document:
             job = self.producer.submit(
-                document.source, document.options, name=document.name, idempotency_key=idempotency_key
+                document.source,
+                document.options,
+                name=document.name,
+                idempotency_key=idempotency_key,
+                batch=document.batch,
             )
             return job, job.status()
 

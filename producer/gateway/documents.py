@@ -7,7 +7,7 @@ import binascii
 import tempfile
 import time
 from asyncio import timeout
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import IO, Any, Protocol
@@ -49,6 +49,7 @@ class Document:
     source: bytes | IO[bytes]
     name: str
     options: ReadOptions
+    batch: str | None = None
 
 
 class Upload(Protocol):
@@ -88,18 +89,36 @@ class JsonUpload:
             asked = JobRequest.model_validate_json(self.body.read())
         except ValidationError as error:
             raise invalid(error.errors(include_url=False)) from error
-        try:
-            source = base64.b64decode(asked.document, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise InvalidRequest("document: not valid base64.") from error
-        if len(source) > self.max_bytes:
-            raise self.too_large
+        source = decoded("document", asked.document, self.max_bytes, self.too_large)
         return nullcontext(Document(source, asked.name, asked.options))
 
 
+def decoded(field: str, text: str, max_bytes: int, too_large: TooLarge) -> bytes:
+    """The document that a field of a JSON body holds in base64.
+
+    Raises:
+        InvalidRequest: it is not base64.
+        TooLarge: it has more than `max_bytes`: the error that is given.
+    """
+    try:
+        source = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"{field}: not valid base64.") from error
+    if len(source) > max_bytes:
+        raise too_large
+    return source
+
+
+#: Make an upload of a form and the largest document's size, or of a JSON body, that size and the error beyond it.
+OfForm = Callable[[FormData, int], Upload]
+OfBody = Callable[[IO[bytes], int, TooLarge], Upload]
+
+
 @asynccontextmanager
-async def received(request: Request, settings: Settings, *, json_too: bool = True) -> AsyncIterator[Upload]:
-    """The request's body, once all of it has come; valid inside the context.
+async def received(
+    request: Request, settings: Settings, *, form: OfForm | None = None, body: OfBody = JsonUpload
+) -> AsyncIterator[Upload]:
+    """The request's body, once all of it has come; valid inside the context. `form` and `body` make it an upload.
 
     Raises:
         InvalidRequest: the form is not of the documented shape; the sentence names the field.
@@ -110,7 +129,7 @@ async def received(request: Request, settings: Settings, *, json_too: bool = Tru
     """
     async with AsyncExitStack() as held:
         with _room():
-            upload = await held.enter_async_context(_receive(request, settings, json_too))
+            upload = await held.enter_async_context(_receive(request, settings, form or _from_form, body))
         yield upload
 
 
@@ -123,13 +142,13 @@ def _room() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _receive(request: Request, settings: Settings, json_too: bool) -> AsyncIterator[Upload]:
+async def _receive(request: Request, settings: Settings, of_form: OfForm, of_body: OfBody) -> AsyncIterator[Upload]:
     max_bytes = settings.max_document_bytes
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         async with _form(_bounded(request, max_bytes + OVERHEAD_BYTES, _too_large(max_bytes), settings)) as form:
-            yield _from_form(form, max_bytes)
-    elif json_too and kind == "application/json":
+            yield of_form(form, max_bytes)
+    elif kind == "application/json":
         hint = ""
         if settings.max_json_document_bytes < max_bytes:
             max_bytes, hint = settings.max_json_document_bytes, JSON_HINT
@@ -139,10 +158,9 @@ async def _receive(request: Request, settings: Settings, json_too: bool) -> Asyn
             async for chunk in bounded.stream():
                 body.write(chunk)
             body.seek(0)
-            yield JsonUpload(body, max_bytes, too_large)
+            yield of_body(body, max_bytes, too_large)
     else:
-        forms = "multipart/form-data or application/json" if json_too else "multipart/form-data"
-        raise UnsupportedMediaType(f"Send the document as {forms}.")
+        raise UnsupportedMediaType("Send the document as multipart/form-data or application/json.")
 
 
 def _bounded(request: Request, limit: int, too_large: TooLarge, settings: Settings) -> Request:

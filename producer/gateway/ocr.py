@@ -24,14 +24,21 @@ from producer.errors import (
     UnsupportedMediaType,
     UploadTimeout,
 )
+from producer.gateway import paddlex
 from producer.gateway.documents import received
+from producer.gateway.envelopes import sends_json
 from producer.gateway.jobs import job_path
-from producer.gateway.openapi import OCR_BODY, RESULT_EXAMPLE
+from producer.gateway.openapi import OCR_BODY, RESULT_EXAMPLE, inlined
+from producer.gateway.paddlex import InferRequest
 from producer.gateway.problems import JobProblem, responses
 from producer.gateway.state import Gateway, TheGateway
 from producer.job import JobResult
 
 router = APIRouter(tags=["ocr"])
+
+
+_FORM = OCR_BODY["requestBody"]["content"]
+_BODY = {"requestBody": {"required": True, "content": {**_FORM, "application/json": {"schema": inlined(InferRequest)}}}}
 
 
 class OcrAnswer(BaseModel):
@@ -44,7 +51,7 @@ class OcrAnswer(BaseModel):
     "/ocr",
     summary="Read a document and wait for it",
     response_model=OcrAnswer,
-    openapi_extra=OCR_BODY,
+    openapi_extra=_BODY,
     responses={
         200: {
             "description": "Every page's outcome. Pages that failed stand beside those that were read.",
@@ -73,8 +80,13 @@ async def read(request: Request, gateway: TheGateway) -> Response:
 
     When that is not enough the answer is 504 and its `Location` is the job, which goes on and can be followed there.
     A document that cannot be read answers its own error.
+
+    JSON is answered as PaddleX's server does: `file` in base64 and its options bring `result.ocrResults`, and errors
+    come as `errorCode` and `errorMsg`.
     """
-    async with received(request, gateway.settings, json_too=False) as upload:
+    if sends_json(request.scope):
+        return await paddlex.read(request, gateway)
+    async with received(request, gateway.settings) as upload:
         _, status = await gateway.producer.submit(upload)
     location = job_path(status.id)
     limit_s = gateway.settings.max_wait_s

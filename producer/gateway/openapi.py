@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 
 from producer.gateway.documents import JobRequest
 from producer.gateway.problems import Problem
@@ -56,6 +57,20 @@ RESULT_EXAMPLE: dict[str, Any] = {
 }
 
 
+def inlined(model: type[BaseModel]) -> dict[str, Any]:
+    """The model's schema with its parts in their places, for a body that is described by hand."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def resolved(node: Any) -> Any:
+        if isinstance(node, dict):
+            part = parts.get(str(node.get("$ref", "")).rpartition("/")[2], {})
+            return {key: resolved(value) for key, value in {**part, **node}.items() if key != "$ref"}
+        return [resolved(one) for one in node] if isinstance(node, list) else node
+
+    return cast(dict[str, Any], resolved(schema))
+
+
 def _form_schema() -> dict[str, Any]:
     options = ReadOptions.model_json_schema()
     return {
@@ -76,7 +91,7 @@ _JSON = {
 }
 
 JOB_BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": _FORM, "application/json": _JSON}}}
-OCR_BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": _FORM}}}
+OCR_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"multipart/form-data": _FORM}}}
 
 
 def describe_problems(app: FastAPI) -> None:

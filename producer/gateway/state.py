@@ -9,6 +9,8 @@ from fastapi import Depends, Request
 
 from producer.gateway.async_producer import AsyncProducer
 from producer.gateway.metrics import Metrics
+from producer.gateway.paddle_options import ServedModels
+from producer.gateway.signing import SignedUrls
 from producer.gateway.waiting import Watcher
 from producer.job import JobStatus
 from producer.settings import Settings
@@ -22,6 +24,8 @@ class Gateway:
     producer: AsyncProducer
     watcher: Watcher
     metrics: Metrics
+    models: ServedModels
+    urls: SignedUrls
 
     async def wait(self, job_id: str, timeout_s: float) -> JobStatus:
         """The job's status once it is final, at most `timeout_s` or the longest wait of the settings later."""
@@ -35,5 +39,7 @@ async def _gateway(request: Request) -> Gateway:
     return cast(Gateway, request.app.state.gateway)
 
 
+#: A route's parameter, where nobody has to say who they are.
+OpenGateway = Annotated[Gateway, Depends(_gateway)]
 #: A route's parameter.
 TheGateway = Annotated[Gateway, Depends(_gateway)]

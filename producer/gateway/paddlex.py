@@ -1,0 +1,103 @@
+"""PaddleX's serving API: `POST /ocr` with the document in JSON, and its pages in the answer."""
+
+from __future__ import annotations
+
+import base64
+import json
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import IO, Any, Literal
+
+from fastapi import Request, Response
+from pydantic import Field, ValidationError
+
+from producer.errors import DeadlineExceeded, InvalidRequest, OcrpoolError, TooLarge, Unavailable
+from producer.formats import paddlex
+from producer.gateway.documents import Document, decoded, received
+from producer.gateway.jobs import job_path
+from producer.gateway.paddle_options import OcrOptions, document_at, refused
+from producer.gateway.pictures import picture
+from producer.gateway.problems import JobProblem
+from producer.gateway.state import Gateway
+from producer.job import MediaType, PageResult
+from producer.media import SNIFF_BYTES, sniff
+
+
+class InferRequest(OcrOptions):
+    """What PaddleX's server takes."""
+
+    file: str = Field(description="The document's bytes in base64, or the address that it is fetched from.")
+    file_type: Literal[0, 1] | None = Field(None, description="0 is a PDF, 1 an image; told by its bytes without it.")
+    log_id: str | None = Field(None, max_length=128, description="Comes back in the answer.")
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A JSON body, not yet parsed."""
+
+    body: IO[bytes]
+    max_bytes: int
+    too_large: TooLarge
+
+    def asked(self) -> InferRequest:
+        self.body.seek(0)
+        try:
+            return InferRequest.model_validate_json(self.body.read())
+        except ValidationError as error:
+            raise refused(error) from error
+
+    def opened(self) -> AbstractContextManager[Document]:
+        asked = self.asked()
+        options = asked.read_options()
+        if asked.file.startswith(("http://", "https://")):
+            return nullcontext(Document(document_at(asked.file), "", options))
+        source = decoded("file", asked.file, self.max_bytes, self.too_large)
+        is_pdf = sniff(source[:SNIFF_BYTES]) is MediaType.PDF
+        if asked.file_type is not None and is_pdf != (asked.file_type == 0):
+            raise InvalidRequest(f"fileType: {asked.file_type} is said, but the document is {_kind(is_pdf)}.")
+        return nullcontext(Document(source, "", options))
+
+
+def _kind(is_pdf: bool) -> str:
+    return "a PDF (0)" if is_pdf else "an image (1)"
+
+
+async def read(request: Request, gateway: Gateway) -> Response:
+    """Wait for the document's pages, up to the gateway's longest wait, and answer with all of them."""
+    async with received(request, gateway.settings, body=_Body) as upload:
+        _, status = await gateway.producer.submit(upload)
+        assert isinstance(upload, _Body)
+        asked = await gateway.producer.call(upload.asked)
+    location = job_path(status.id)
+    limit_s = gateway.settings.max_wait_s
+    try:
+        status = await gateway.wait(status.id, limit_s)
+        if status.final:
+            return await _answer(gateway, status.id, asked)
+    except OcrpoolError as error:
+        raise JobProblem(error, location) from error
+    if gateway.watcher.released:
+        raise JobProblem(Unavailable("The gateway is stopping; the job goes on at its Location."), location)
+    late = DeadlineExceeded(f"The document was not read within {limit_s:g} s; the job goes on at its Location.")
+    raise JobProblem(late, location)
+
+
+async def _answer(gateway: Gateway, job_id: str, asked: InferRequest) -> Response:
+    """Raises the error of a job without any page."""
+    producer = gateway.producer.producer
+
+    def read() -> tuple[dict[str, Any], list[int]]:
+        found = producer.result(job_id)
+        if found.error is not None:
+            raise found.error.exception()
+        pages = [page.page if isinstance(page, PageResult) else 0 for page in found.pages]
+        return paddlex.served_result(found, producer.ledger.job(job_id)), pages
+
+    served, pages = await gateway.producer.call(read)
+    if asked.visualize:
+        for page, entry in zip(pages, served["ocrResults"], strict=True):
+            if page:
+                entry["ocrImage"] = base64.b64encode(await picture(gateway, job_id, page)).decode()
+    answer = {"logId": asked.log_id or job_id, "result": served, "errorCode": 0, "errorMsg": "Success"}
+    body = await gateway.producer.call(lambda: json.dumps(answer, ensure_ascii=False))
+    return Response(body, media_type="application/json")
