@@ -8,7 +8,7 @@ UV := $(shell command -v uv || echo $(BIN)/uv)
 EXTRAS := --extra cpu --extra paddle --extra flower --extra s3 --extra dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint types bench parity lock clean
+.PHONY: help demo test chaos soak lint types bench parity lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,7 +34,10 @@ test: lint types .venv-paddleocr/installed ## Lint, check types, run the tests
 	$(BIN)/pytest
 
 chaos: .venv/installed ## Every fault at length, with CHAOS_SEED=... or a seed that is printed; CHAOS_REPORT=FILE keeps the counts
-	CHAOS=full $(BIN)/pytest -m "chaos or not chaos" -s tests/chaos
+	CHAOS=full $(BIN)/pytest -m "not soak" --numprocesses 3 --dist worksteal tests/chaos
+
+soak: .venv/installed ## Half an hour of mixed traffic and faults, or SOAK_S=... seconds: nothing is lost, nothing grows
+	$(BIN)/pytest -m soak -s tests/chaos
 
 lint: .venv/installed
 	$(BIN)/ruff check

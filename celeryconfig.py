@@ -16,6 +16,8 @@ worker_consumer = "worker.consumer:StrictConsumer"
 # A message is acknowledged once its pages are in the ledger; a late one is met by a lease or a fence.
 task_acks_late = True
 worker_cancel_long_running_tasks_on_connection_loss = False
+# A server that becomes a replica answers those who wait at it with an error of the channel, not of the connection.
+broker_channel_error_retry = True
 # Leases and batch deadlines bound the work: the threads pool honours no time limits.
 worker_soft_shutdown_timeout = 0
 worker_disable_rate_limits = True

@@ -24,6 +24,7 @@ from producer.errors import Unavailable
 from producer.plan import WorkerPlan, plan_for_this_machine
 from producer.processes import PYTHON, Process, ended_by, free_port, listens
 from producer.producer import Producer
+from producer.redis_url import open_client
 from producer.settings import Settings, as_environment
 from producer.workers import Workers
 
@@ -34,8 +35,8 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def answers(redis_url: str) -> bool:
-    """Whether a Redis server answers at the URL."""
-    client = redis.Redis.from_url(redis_url, socket_timeout=2, socket_connect_timeout=2)
+    """Whether a Redis server answers at the URL, or the master of the Sentinels there."""
+    client = open_client(redis_url, socket_timeout=2, socket_connect_timeout=2)
     try:
         return bool(client.ping())
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
@@ -84,15 +85,15 @@ class Embedded:
 
     def start_redis(self) -> None:
         """Start a Redis server at the settings' address, which must be on loopback."""
-        address = urlparse(self.settings.redis_url)
-        if address.hostname not in _LOOPBACK:
-            raise Unavailable(f"No Redis answers at {self.settings.redis_url}.")
+        url = self.settings.redis_url
+        if not url.startswith("redis://") or (address := urlparse(url)).hostname not in _LOOPBACK:
+            raise Unavailable(f"No Redis answers at {url}.")
         port = address.port or 6379
         folder = self.settings.data_dir / f"redis-{port}"  # Two servers must never write one file.
         folder.mkdir(parents=True, exist_ok=True)
         # When the launcher is killed, the workers go at once and Redis saves what it has.
         server = self._start("redis", redis_command(folder, port), death_signal=signal.SIGTERM)
-        server.wait_until(lambda: answers(self.settings.redis_url), timeout_s=30)
+        server.wait_until(lambda: answers(url), timeout_s=30)
 
     def start_workers(self, plan: int | Sequence[WorkerPlan], *, ready_timeout_s: float = 600) -> list[Process]:
         """Start the planned workers, or so many that share the CPU, and return once each is warm."""

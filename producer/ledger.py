@@ -75,6 +75,7 @@ from producer.job import (
     Unit,
 )
 from producer.page_ranges import numbers
+from producer.redis_url import open_client
 from producer.room import Room
 from producer.settings import Settings
 
@@ -177,12 +178,15 @@ def reachable() -> Iterator[None]:
 
 
 class Ledger:
-    """The ledger on one Redis server, which has `timeout_s` seconds to answer. Safe to share between threads."""
+    """The ledger on one Redis server, or on the master that Sentinels name, which has `timeout_s` seconds to answer.
+
+    Safe to share between threads.
+    """
 
     def __init__(self, settings: Settings, client: redis.Redis | None = None, *, timeout_s: float = 15) -> None:
         self.settings = settings
         self.namespace = settings.namespace
-        self.redis = client or redis.Redis.from_url(
+        self.redis = client or open_client(
             settings.redis_url,
             socket_timeout=timeout_s,
             socket_connect_timeout=min(5, timeout_s),
@@ -217,12 +221,13 @@ class Ledger:
         """
         if not self.settings.durable and len(runs) == 1:
             return [self._run(script, *runs)], ""
-        written: Any = [1]
+        needed = self.settings.durable_replicas if self.settings.durable else 0
+        written: Any = (1, 0)
         with reachable(), self.redis.pipeline(transaction=False) as pipe:  # on one connection, whose writes count
             for argument in runs:
                 self._scripts[script](keys=[self.namespace], args=[argument], client=pipe)
             if self.settings.durable:
-                pipe.execute_command("WAITAOF", 1, 0, _ms(self.settings.durable_timeout_s))
+                pipe.execute_command("WAITAOF", 1, needed, _ms(self.settings.durable_timeout_s))
             verdicts = pipe.execute(raise_on_error=False)
             if self.settings.durable:
                 written = verdicts.pop()
@@ -231,9 +236,12 @@ class Ledger:
                     raise verdict
         if isinstance(written, redis.exceptions.ResponseError):
             return verdicts, f"OCRPOOL_DURABLE needs Redis 7.2 with `appendonly yes`, which says: {written}"
-        return verdicts, "" if written[
-            0
-        ] else "The pool's Redis did not write the job to its disk in time; it is not accepted."
+        local, replicas = written
+        if not local:
+            return verdicts, "The pool's Redis did not write the job to its disk in time; it is not accepted."
+        if replicas < needed:
+            return verdicts, "Too few replicas of the pool's Redis wrote the job to their disks; it is not accepted."
+        return verdicts, ""
 
     def ping(self) -> None:
         """Raises `Unavailable` when the server does not answer."""

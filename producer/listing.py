@@ -10,7 +10,7 @@ from producer.ledger import Ledger, fields_of, status_of
 
 #: Jobs that are told in one go.
 MOST_JOBS = 100
-#: A job's number, from which the list goes on. Numbers only grow: whatever ends or comes meanwhile, no job is told twice.
+#: A job's number, behind which the list goes on. Numbers only grow: whatever comes meanwhile, no job is told twice.
 _CURSOR = re.compile(r"[0-9]{1,15}")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 
+from producer import redis_url
 from producer.job import PREPARE, Lane, PrepareMessage, Span, SpanMessage, Unit, to_json
 from producer.settings import Settings
 
@@ -27,8 +28,9 @@ def broker_settings(settings: Settings) -> dict[str, Any]:
 
     prefix = queue_prefix(settings)
     exchange = Exchange(settings.namespace, "direct")
+    url, how_to_find_the_master = redis_url.broker(settings.redis_url)
     return {
-        "broker_url": settings.redis_url,
+        "broker_url": url,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": {
@@ -42,6 +44,7 @@ def broker_settings(settings: Settings) -> dict[str, Any]:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 5,
+            **how_to_find_the_master,
         },
         # A bare Queue("x") would inherit the default exchange and routing key.
         "task_queues": [Queue(prefix + lane, exchange, routing_key=prefix + lane) for lane in Lane],

@@ -15,6 +15,8 @@ from urllib.parse import urlparse
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from producer.redis_url import check as check_redis_url
+
 DATA_DIR = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "ocrpool"
 
 Size = tuple[int, int]
@@ -39,7 +41,8 @@ class Settings(BaseSettings):
     # Where things are
     redis_url: str = Field(
         "redis://127.0.0.1:6390/0",
-        description="Redis of the queue and the ledger. The default port is the embedded server's own.",
+        description="Redis of the queue and the ledger, or its Sentinels: "
+        "`redis+sentinel://host1:26379,host2:26379/mymaster/0`. The default port is the embedded server's own.",
     )
     namespace: str = Field("ocrpool", pattern=r"^[a-z0-9_-]{1,32}$", description="Prefix of every Redis key and queue.")
     data_dir: Path = Field(DATA_DIR, description="Folder of the embedded Redis server and of the default blob store.")
@@ -173,6 +176,10 @@ class Settings(BaseSettings):
         description="Models of PaddleOCR's API that this pool answers to, such as `PP-OCRv5,PP-OCRv6`; empty: what its "
         "workers run.",
     )
+    max_batch_documents: int = Field(1000, ge=1, le=10_000, description="Most documents of one request for a batch.")
+    max_batch_bytes: int = Field(
+        100_000_000, ge=1, description="Most bytes of them together; up to a million of each are held in memory."
+    )
     max_wait_s: float = Field(60, ge=0, le=600, description="Longest long-poll at the gateway.")
 
     export_processes: int = Field(
@@ -191,10 +198,13 @@ class Settings(BaseSettings):
     )
     # Below the time that the ledger's client waits for any reply: after that one, a refused job would still be read.
     durable_timeout_s: float = Field(5, gt=0, le=10, description="Longest wait for that; after it the job is refused.")
+    durable_replicas: int = Field(
+        0, ge=0, le=10, description="Replicas that must have it on their disks as well, so that no failover loses it."
+    )
     span_pages: int = Field(8, ge=1, le=256, description="Pages that travel as one message.")
     lease_s: float = Field(15, gt=0, le=3600, description="A worker's claim on a span lapses after this.")
     lease_renew_s: float = Field(5, gt=0, le=1200, description="A live worker renews its claims this often.")
-    sweep_interval_s: float = Field(5, gt=0, le=600, description="Spans that nobody holds are looked for this often.")
+    sweep_interval_s: float = Field(3, gt=0, le=600, description="Spans that nobody holds are looked for this often.")
     intake_timeout_s: float = Field(
         120,
         gt=0,
@@ -259,8 +269,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, value: str) -> str:
-        if urlparse(value).scheme not in ("redis", "rediss"):
-            raise ValueError("the URL of a Redis server, such as redis://127.0.0.1:6379/0")
+        check_redis_url(value)
         return value
 
     @field_validator("blob_url")
@@ -287,6 +296,12 @@ class Settings(BaseSettings):
             raise ValueError(
                 "OCRPOOL_LEASE_S must be at least twice OCRPOOL_SWEEP_INTERVAL_S, or dead workers are found late"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_durability(self) -> Self:
+        if self.durable_replicas and not self.durable:
+            raise ValueError("OCRPOOL_DURABLE_REPLICAS needs OCRPOOL_DURABLE=1")
         return self
 
     @property

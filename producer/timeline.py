@@ -6,7 +6,7 @@ The ledger notes it as it happens, up to 10,000 notes a job, and keeps it as lon
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from pydantic import Field
@@ -74,6 +74,12 @@ class Timeline(Contract):
     attempts: tuple[Attempt, ...]
     pages: tuple[PageTrace, ...]
     complete: bool = True
+
+
+def traced(rasterise_ms: float, stages: Mapping[str, Sequence[BatchShare]]) -> str:
+    """Where a page's time went, as the ledger keeps it."""
+    shares = {stage: [share.model_dump() for share in some] for stage, some in stages.items()}
+    return json.dumps({"rasterise_ms": round(rasterise_ms, 1), "stages": shares})
 
 
 def read_timeline(ledger: Ledger, job_id: str) -> Timeline:

@@ -64,7 +64,7 @@ def ledger(settings: Settings) -> Iterator[Ledger]:
 def assert_every_key_is_owned(client: redis.Redis, namespace: str) -> None:
     for key in client.scan_iter(match=f"{namespace}:*", count=1000):
         name = key.decode().removeprefix(f"{namespace}:")
-        assert name in OWNED or client.ttl(key) > 0, f"{key.decode()} has neither a TTL nor an owner"
+        assert name in OWNED or client.ttl(key) != -1, f"{key.decode()} has neither a TTL nor an owner"
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[1]
 
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
-    {"errors", "escaping"},
+    {"errors", "escaping", "page_ranges", "redis_url"},
     {"job", "settings", "cpus", "backoff", "room"},
-    {"media", "blobs", "ledger", "queue", "logs", "processes", "cards"},
+    {"media", "blobs", "idempotency", "ledger", "queue", "logs", "processes", "cards"},
     {"following", "plan", "pages", "listing", "timeline", "retries", "batches"},
     {"producer", "workers", "dead"},
     {"embedded", "progress", "printing"},

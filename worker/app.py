@@ -8,7 +8,7 @@ from celery import Celery, Task, signals
 
 from producer.job import Lane
 from producer.logs import configure_logs
-from producer.queue import PREPARE_TASK, READ_SPAN_TASK, queue_prefix
+from producer.queue import PREPARE_TASK, READ_SPAN_TASK, broker_settings, queue_prefix
 from producer.settings import Settings
 from worker import channel
 
@@ -63,7 +63,7 @@ def _boot(sender: Any, **_: Any) -> None:
 
     settings = Settings()
     configure_logs(settings)
-    if app.conf.broker_url != settings.redis_url:
+    if app.conf.broker_url != broker_settings(settings)["broker_url"]:
         raise SystemExit("The worker cannot start: a celeryconfig.py of another project was found before ocrpool's.")
     try:
         _station = Station(settings, queues=tuple(app.amqp.queues.consume_from))

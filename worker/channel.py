@@ -74,13 +74,21 @@ class HintChannel(redis.Channel):
         if not self.silent:
             super()._put_fanout(*args, **kwargs)  # type: ignore[no-untyped-call]
 
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        """A mailbox is subscribed to, and no more: nobody looks for it in kombu's table, and nobody would take a worker
+        that was killed out of there."""
+        if self.typeof(exchange).type != "fanout":  # type: ignore[no-untyped-call]
+            super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[no-untyped-call]
+            return
+        self._fanout_queues[queue] = exchange, routing_key.replace("#", "*")
+        self._expires.pop(queue, None)  # kombu refreshes what expires, and would put it there all the same.
+
     def close(self) -> None:
         """Without waiting for the reply that kombu wants to read first: a server that hangs never sends it."""
         if self._in_poll:
             self._in_poll.disconnect()
             self._in_poll = None
-        if self.silent:
-            self.auto_delete_queues.clear()  # As after a kill, its mailbox stays.
+        self.auto_delete_queues.clear()  # Mailboxes, of which Redis knows nothing; and it may be away.
         super().close()  # type: ignore[no-untyped-call]
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
@@ -92,8 +100,12 @@ class HintChannel(redis.Channel):
             super().basic_reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
 
 
+class SentinelHintChannel(HintChannel, redis.SentinelChannel):
+    """The same to the master that Sentinels name."""
+
+
 def install(refuse: Refuse) -> None:
     """Let every Redis connection of this process open such channels."""
     HintChannel.refuse = staticmethod(refuse)
-    transport: Any = redis.Transport
-    transport.Channel = HintChannel
+    for transport, channel in ((redis.Transport, HintChannel), (redis.SentinelTransport, SentinelHintChannel)):
+        transport.Channel = channel

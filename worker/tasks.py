@@ -28,6 +28,7 @@ from producer.job import (
     Unit,
 )
 from producer.ledger import Claim, Refusal
+from producer.timeline import traced
 from worker import metrics
 from worker.device import DeviceFailed
 from worker.leases import Lease
@@ -131,13 +132,18 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
     if lease.lost.is_set():
         return True
     started = time.perf_counter()
+    trace = ""
     try:
         with (
             metrics.PAGES_IN_FLIGHT.track_inprogress(),
             station.engine.passage(job.options, deadline, lease.lost.is_set) as passage,
             station.rasters.page(document, job.media_type, page) as raster,
         ):
-            outcome = passage.read(page, raster, 1000 * (time.perf_counter() - started))
+            rasterise_ms = 1000 * (time.perf_counter() - started)
+            try:
+                outcome = passage.read(page, raster, rasterise_ms)
+            finally:
+                trace = traced(rasterise_ms, passage.shares)
     except JobEnded:
         return True  # The ledger has ended the job, or the sweeper is about to.
     except DeviceFailed:
@@ -150,14 +156,17 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
     except Exception:
         log.exception("page.failed", job_id=job.id, page=page)
         outcome = _failure(page, Internal("The page failed inside the pool."))
-    return _finish(station, lease, outcome)
+    return _finish(station, lease, outcome, trace)
 
 
-def _finish(station: Station, lease: Lease, outcome: PageResult | PageFailure) -> bool:
+def _finish(station: Station, lease: Lease, outcome: PageResult | PageFailure, trace: str = "") -> bool:
     """Write the outcome. False if the page must be read again, by another worker."""
-    verdict = _patiently(station, lease, partial(station.ledger.finish_page, lease.claim, outcome))
+    verdict = _patiently(station, lease, partial(station.ledger.finish_page, lease.claim, outcome, trace))
     if isinstance(verdict, JobState):
         _count(outcome)
+    if verdict is Refusal.FINAL:
+        # Somebody has ended the job: what this worker holds of it besides need not come to this to learn it.
+        station.leases.job_ended(lease.claim.job.id)
     if verdict in (Refusal.FENCED, Refusal.FINAL) or (isinstance(verdict, JobState) and verdict.final):
         lease.lost.set()
     return verdict is not None

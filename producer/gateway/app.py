@@ -8,7 +8,18 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from producer.gateway import health, jobs, ocr, openapi, paddleocr_api, problems
+from producer.gateway import (
+    batches,
+    events,
+    health,
+    jobs,
+    listing,
+    ocr,
+    openapi,
+    paddleocr_api,
+    problems,
+    progress,
+)
 from producer.gateway.async_producer import AsyncProducer
 from producer.gateway.metrics import Metrics, MetricsMiddleware
 from producer.gateway.paddle_options import ServedModels
@@ -55,7 +66,7 @@ def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
     )
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     problems.install(app)
-    for part in (jobs, ocr, paddleocr_api, health):
+    for part in (jobs, listing, progress, events, batches, ocr, paddleocr_api, health):
         app.include_router(part.router)
     openapi.describe_problems(app)
     return app

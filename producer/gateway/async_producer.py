@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from producer.gateway.documents import Upload
+from producer.errors import OcrpoolError
+from producer.gateway.documents import ManyFiles, Upload
 from producer.idempotency import named
 from producer.job import JobStatus
 from producer.producer import JobHandle, Producer
@@ -44,6 +45,16 @@ class AsyncProducer:
 
     async def submit(self, upload: Upload, idempotency_key: str | None = None) -> tuple[JobHandle, JobStatus]:
         return await to_thread.run_sync(partial(self._submit, upload, idempotency_key), limiter=self._submits)
+
+    async def submit_all(self, upload: ManyFiles, batch: str) -> list[JobStatus | OcrpoolError]:
+        """Where each of the documents stands, or why it is refused."""
+        return await to_thread.run_sync(partial(self._submit_all, upload, batch), limiter=self._submits)
+
+    def _submit_all(self, upload: ManyFiles, batch: str) -> list[JobStatus | OcrpoolError]:
+        handles = self.producer.submit_all(upload.files, upload.options, names=upload.names, batch=batch)
+        accepted = [handle.id for handle in handles if isinstance(handle, JobHandle)]
+        statuses = {status.id: status for status in self.producer.ledger.statuses(accepted)}
+        return [statuses[handle.id] if isinstance(handle, JobHandle) else handle for handle in handles]
 
     def _submit(self, upload: Upload, idempotency_key: str | None) -> tuple[JobHandle, JobStatus]:
         with upload.opened() as document:

@@ -85,15 +85,17 @@ async def read(request: Request, gateway: TheGateway) -> Response:
     come as `errorCode` and `errorMsg`.
     """
     if sends_json(request.scope):
-        return await paddlex.read(request, gateway)
-    async with received(request, gateway.settings) as upload:
-        _, status = await gateway.producer.submit(upload)
-    location = job_path(status.id)
+        job_id, asked = await paddlex.submit(request, gateway)
+        answer = partial(paddlex.answer, gateway, job_id, asked)
+    else:
+        async with received(request, gateway.settings) as upload:
+            job_id = (await gateway.producer.submit(upload))[1].id
+        answer = partial(gateway.producer.call, partial(_answer, gateway, job_id))
+    location = job_path(job_id)
     limit_s = gateway.settings.max_wait_s
     try:
-        status = await gateway.wait(status.id, limit_s)
-        if status.final:
-            return await gateway.producer.call(partial(_answer, gateway, status.id))
+        if (await gateway.wait(job_id, limit_s)).final:
+            return await answer()
     except OcrpoolError as error:
         raise JobProblem(error, location) from error
     if gateway.watcher.released:

@@ -11,13 +11,11 @@ from typing import IO, Any, Literal
 from fastapi import Request, Response
 from pydantic import Field, ValidationError
 
-from producer.errors import DeadlineExceeded, InvalidRequest, OcrpoolError, TooLarge, Unavailable
+from producer.errors import InvalidRequest, TooLarge
 from producer.formats import paddlex
 from producer.gateway.documents import Document, decoded, received
-from producer.gateway.jobs import job_path
 from producer.gateway.paddle_options import OcrOptions, document_at, refused
 from producer.gateway.pictures import picture
-from producer.gateway.problems import JobProblem
 from producer.gateway.state import Gateway
 from producer.job import MediaType, PageResult
 from producer.media import SNIFF_BYTES, sniff
@@ -62,28 +60,16 @@ def _kind(is_pdf: bool) -> str:
     return "a PDF (0)" if is_pdf else "an image (1)"
 
 
-async def read(request: Request, gateway: Gateway) -> Response:
-    """Wait for the document's pages, up to the gateway's longest wait, and answer with all of them."""
+async def submit(request: Request, gateway: Gateway) -> tuple[str, InferRequest]:
+    """Accept the document in a JSON body. Returns its job's id, and what was asked."""
     async with received(request, gateway.settings, body=_Body) as upload:
-        _, status = await gateway.producer.submit(upload)
         assert isinstance(upload, _Body)
-        asked = await gateway.producer.call(upload.asked)
-    location = job_path(status.id)
-    limit_s = gateway.settings.max_wait_s
-    try:
-        status = await gateway.wait(status.id, limit_s)
-        if status.final:
-            return await _answer(gateway, status.id, asked)
-    except OcrpoolError as error:
-        raise JobProblem(error, location) from error
-    if gateway.watcher.released:
-        raise JobProblem(Unavailable("The gateway is stopping; the job goes on at its Location."), location)
-    late = DeadlineExceeded(f"The document was not read within {limit_s:g} s; the job goes on at its Location.")
-    raise JobProblem(late, location)
+        _, status = await gateway.producer.submit(upload)
+        return status.id, await gateway.producer.call(upload.asked)
 
 
-async def _answer(gateway: Gateway, job_id: str, asked: InferRequest) -> Response:
-    """Raises the error of a job without any page."""
+async def answer(gateway: Gateway, job_id: str, asked: InferRequest) -> Response:
+    """The pages of a job that has ended. Raises the error of one without any page."""
     producer = gateway.producer.producer
 
     def read() -> tuple[dict[str, Any], list[int]]:

@@ -63,26 +63,30 @@ def problem_response(
 
     `instance` is the path of the job that it is about.
     """
-    status = error.http_status if status is None else status
-    problem = Problem(
-        type=f"urn:ocrpool:problem:{error.code}",
-        title=error.code.replace("_", " ").capitalize(),
-        status=status,
-        detail=str(error),
-        code=error.code,
-        retryable=error.retryable,
-        instance=instance or None,
-    )
+    problem = problem_of(error, status=status, instance=instance)
     out = dict(headers or {})
     if error.retryable:
         out["Retry-After"] = str(POLL_AFTER_S if isinstance(error, NotFinished) else RETRY_AFTER_S)
     if instance:
         out["Location"] = instance
-    if refused := envelopes.refusal(scope, status, error.code, str(error)):
-        status, body = refused
-        return Response(body, status_code=status, headers=out, media_type="application/json")
+    if refused := envelopes.refusal(scope, problem.status, error.code, str(error)):
+        known, body = refused
+        return Response(body, status_code=known, headers=out, media_type="application/json")
     body = problem.model_dump_json(exclude_none=True)
-    return Response(body, status_code=status, headers=out, media_type=MEDIA_TYPE)
+    return Response(body, status_code=problem.status, headers=out, media_type=MEDIA_TYPE)
+
+
+def problem_of(error: OcrpoolError, *, status: int | None = None, instance: str = "") -> Problem:
+    """The error as a problem."""
+    return Problem(
+        type=f"urn:ocrpool:problem:{error.code}",
+        title=error.code.replace("_", " ").capitalize(),
+        status=error.http_status if status is None else status,
+        detail=str(error),
+        code=error.code,
+        retryable=error.retryable,
+        instance=instance or None,
+    )
 
 
 def invalid(errors: Sequence[Any]) -> InvalidRequest:

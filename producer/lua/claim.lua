@@ -60,7 +60,7 @@ local fence = next_fence(id, now)
 redis.call('HSET', spans_key(id), unit .. ':fence', fence, unit .. ':worker', ARGV[5], unit .. ':token', ARGV[9])
 redis.call('ZADD', LEASES, now + ARGV[6], member)
 local known = redis.call('GET', ns .. ':worker:' .. ARGV[5])
-note(id, { what = 'claimed', unit = unit, worker = ARGV[5], device = known and cjson.decode(known).device }, now)
+note(id, { what = 'claimed', unit = unit, worker = ARGV[5], device = known and cjson.decode(known).device or nil }, now)
 if v[1] == 'queued' then
   set_state(id, 'running')
   redis.call('HSET', job_key(id), 'started', now)

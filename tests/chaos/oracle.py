@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import psutil
 
 from producer.errors import NotFinished, NotFound
 from producer.job import JobResult, JobState, PageFailure
-from tests.chaos.pool import Pool
+from tests.chaos.pool import ROW, Pool
 from tests.conftest import assert_every_key_is_owned
-
-#: Rows are appended to this file, one JSON object a line.
-REPORT = os.environ.get("CHAOS_REPORT", "")
-#: The rows of this run.
-REPORTS: list[Report] = []
 
 
 @dataclass
@@ -46,15 +38,6 @@ class Report:
         self.faults += 1
         self.seconds = max(self.seconds, round(seconds, 1))
 
-    def write(self) -> None:
-        """Keep it for the table, append it to the file that `CHAOS_REPORT` named, and print it."""
-        REPORTS.append(self)
-        line = json.dumps(asdict(self))
-        print(line)
-        if REPORT:
-            with Path(REPORT).open("a") as file:
-                file.write(line + "\n")
-
 
 def judge(pool: Pool, report: Report, *, but: int = 0, ends: int = 0) -> None:
     """Stop the workers, look at all that is left, and keep the report."""
@@ -63,7 +46,7 @@ def judge(pool: Pool, report: Report, *, but: int = 0, ends: int = 0) -> None:
         pool.stop_workers()
         look(pool, report, but=but, ends=ends)
     finally:
-        report.write()
+        pool.rows.append((ROW, asdict(report)))
 
 
 def look(pool: Pool, report: Report, *, but: int = 0, ends: int = 0) -> None:

@@ -23,12 +23,13 @@ from producer.workers import Workers
 from tests.chaos.proxy import Proxy
 from tests.chaos.witness import Witness
 from tests.documents import tiff
-from tests.redis_server import Server
+from tests.redis_server import Server, Watched
 
 #: Found and read again within a few seconds. The 20 s of the default leases have a test of their own.
 QUICK = {"lease_s": 3.0, "lease_renew_s": 0.5, "sweep_interval_s": 0.5, "unclaimed_after_s": 2.0}
 #: What clients do with a refusal: try again.
 RETRIES, RETRY_S = 120, 0.25
+ROW = "chaos"
 
 
 class Crew(Workers):
@@ -53,7 +54,7 @@ class Crew(Workers):
 class Pool:
     """See the module. `settings` are those of workers and producers, who reach the server through `proxy`."""
 
-    def __init__(self, folder: Path, seed: int, server: Server | None = None, **settings: object) -> None:
+    def __init__(self, folder: Path, seed: int, server: Server | Watched | None = None, **settings: object) -> None:
         self.random = random.Random(seed)
         self.server = server or Server(folder)
         self.proxy = Proxy(self.server.port)
@@ -66,6 +67,8 @@ class Pool:
         self.witness = Witness(self.server, self.settings.namespace)
         self.producer = Producer(self.settings)
         self.submitted: dict[str, int] = {}
+        #: What is told of the test beside its outcome: where the oracle puts its rows, under `ROW`.
+        self.rows: list[tuple[str, object]] = []
         self.withheld = 0
         self._seats = 0
         self._killed: set[int] = set()

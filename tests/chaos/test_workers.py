@@ -28,7 +28,7 @@ def test_workers_killed_at_random_moments(pool: MakePool, seed: int, full: bool)
 
 @pytest.mark.chaos
 def test_a_worker_killed_with_the_leases_that_are_the_default(pool: MakePool, seed: int) -> None:
-    chaos = pool(lease_s=15.0, lease_renew_s=5.0, sweep_interval_s=5.0, unclaimed_after_s=10.0)
+    chaos = pool(lease_s=15.0, lease_renew_s=5.0, sweep_interval_s=3.0, unclaimed_after_s=10.0)
     report = Report("kill -9 of a worker, default leases", seed)
     chaos.start_workers(2)
     with chaos.load():

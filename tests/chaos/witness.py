@@ -8,7 +8,7 @@ import threading
 from collections import Counter, defaultdict
 from contextlib import suppress
 
-from tests.redis_server import Server
+from tests.redis_server import Server, Watched
 
 Page = tuple[str, int]
 
@@ -20,7 +20,7 @@ class Witness:
     scripts; one that was refused leaves the counters alone.
     """
 
-    def __init__(self, server: Server, namespace: str) -> None:
+    def __init__(self, server: Server | Watched, namespace: str) -> None:
         self._server = server
         self._line = re.compile(
             rb'"EVALSHA" "\w+" "1" "%(ns)s" "(\w+)" "\d+\+\d+" "(\d+)" "(\d+)" "\{'

@@ -25,7 +25,7 @@ class Official:
     """A process with the client in it. Use as a context."""
 
     def __init__(self) -> None:
-        command = [ENVIRONMENT / "bin" / "python", "-I", DRIVER]
+        command = [str(ENVIRONMENT / "bin" / "python"), "-I", str(DRIVER)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )

@@ -37,13 +37,17 @@ def test_every_job_that_was_accepted_survives_the_server(server: Server, durable
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
-    [({"appendonly": "no"}, "needs Redis 7.2 with `appendonly yes`"), ({"appendfsync": "no"}, "to its disk in time")],
+    ("options", "replicas", "told"),
+    [
+        ({"appendonly": "no"}, 0, "needs Redis 7.2 with `appendonly yes`"),
+        ({"appendfsync": "no"}, 0, "to its disk in time"),
+        ({}, 1, "Too few replicas"),
+    ],
 )
 def test_a_job_that_does_not_reach_the_disk_is_refused(
-    options: dict[str, str], told: str, server: Server, durable: Settings
+    options: dict[str, str], replicas: int, told: str, server: Server, durable: Settings
 ) -> None:
-    impatient = durable.model_copy(update={"durable_timeout_s": 0.2})
+    impatient = durable.model_copy(update={"durable_timeout_s": 0.2, "durable_replicas": replicas})
     with Producer(impatient) as producer:
         for name, value in options.items():
             server.client.config_set(name, value)

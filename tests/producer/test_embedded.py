@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from producer.embedded import pool_of_its_own, remove_abandoned
+from producer.embedded import Embedded, pool_of_its_own, remove_abandoned
+from producer.errors import Unavailable
 from producer.settings import Settings
 
 
@@ -36,3 +37,12 @@ def test_a_pool_of_its_own_lives_apart_and_its_folder_goes_with_it(
         remove_abandoned(tmp_path, older_than_s=-1)
         assert own.data_dir.is_dir()
     assert not own.data_dir.exists()
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://192.0.2.1:6379/0", "rediss://127.0.0.1/0", "redis+sentinel://127.0.0.1/mymaster"]
+)
+def test_no_server_is_started_where_another_kind_is_named(url: str, settings: Settings) -> None:
+    elsewhere = settings.model_copy(update={"redis_url": url})
+    with Embedded(elsewhere) as pool, pytest.raises(Unavailable, match="No Redis answers at"):
+        pool.start_redis()

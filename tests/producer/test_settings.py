@@ -42,6 +42,12 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, va
         ("OCRPOOL_PDF_DPI", "many", "OCRPOOL_PDF_DPI: Input should be a valid integer"),
         ("OCRPOOL_REDIS_URL", "localhost", "OCRPOOL_REDIS_URL: the URL of a Redis server, such as redis://"),
         ("OCRPOOL_LEASE_S", "6", "OCRPOOL_LEASE_S must be at least twice OCRPOOL_LEASE_RENEW_S"),
+        (
+            "OCRPOOL_REDIS_URL",
+            "redis+sentinel://host1",
+            "OCRPOOL_REDIS_URL: the URL of a Redis server, such as redis://",
+        ),
+        ("OCRPOOL_DURABLE_REPLICAS", "1", "OCRPOOL_DURABLE_REPLICAS needs OCRPOOL_DURABLE=1"),
         ("OCRPOOL_SWEEP_INTERVAL_S", "8", "OCRPOOL_LEASE_S must be at least twice OCRPOOL_SWEEP_INTERVAL_S"),
     ],
 )

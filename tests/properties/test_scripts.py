@@ -44,6 +44,7 @@ def admission(**changed: object) -> str:
     """What `accept` is asked, of the right form but for what is `changed`."""
     form = {"id": "new", "record": "{}", "blob": "blob", "max_unfinished": 9, "deadline_ms": 9, "ttl_s": 9}
     form |= {"lane": "interactive", "pages_total": 1, "key": "", "fingerprint": "", "units": ["1+1"]}
+    form |= {"batch": "", "batch_most": 9, "retry_of": ""}
     return json.dumps(form | changed)
 
 
@@ -88,6 +89,15 @@ def test_no_admission_breaks_the_ledger(fuzzed: Ledger) -> None:
         ("accept", [admission(units=None)]),
         ("accept", [admission(key=None)]),
         ("accept", [admission(record="[")]),
+        ("accept", [admission(batch="b", batch_most=0)]),
+        ("accept", [admission(batch=7, batch_most=1)]),
+        ("accept", [admission(retry_of=None)]),
+        ("list", ["", "soon", "9"]),
+        ("list", ["done", "", "9"]),
+        ("list", ["", "", "1e6"]),
+        ("pages", [JOB, "-1", "9", "1"]),
+        ("pages", [JOB, "0", "many", "1"]),
+        ("forget_jobs", ["0"]),
         ("claim", [JOB, "3+1", "3", "1e12", "gpu1", "9000", "9", "{}", "token"]),
         ("claim", [JOB, "3+1", "3", "1", "gpu1", "soon", "9", "{}", "token"]),
         ("expect_blob", ["blob", "inf"]),

@@ -24,7 +24,7 @@ from tests.producer.gateway.serving import (
     submit,
     wait_until,
 )
-from tests.redis_server import Server
+from tests.redis_server import Server, Watched
 
 #: Far longer than any test may take: a long-poll that answers was woken.
 LONG_S = 600
@@ -117,6 +117,27 @@ def test_a_restart_of_redis_is_waited_out(settings: Settings, tmp_path: Path, po
             read_pages(ledger, jobs[1])
             assert waits[1].result().json()["state"] == "succeeded"
             ledger.close()
+    finally:
+        redis.close()
+
+
+def test_a_failover_is_waited_out(settings: Settings, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    redis = Watched(tmp_path)
+    settings = settings.model_copy(update={"redis_url": redis.url})
+    try:
+        with Served(settings) as served:
+            # Given a client that waits for its job
+            job = submit(served.http)
+            answer = pool.submit(served.http.get, f"/v1/jobs/{job}?wait={LONG_S}", timeout=LONG_S)
+            wait_until(lambda: served.waiting == 1 and served.gateway.watcher.connected.is_set())
+            # When the master ends and its replica takes its place
+            redis.stop()
+            wait_until(served.gateway.watcher.connected.is_set)
+            # Then the client learns of the job's end, which the new master told
+            ledger = Ledger(settings)
+            read_pages(ledger, job)
+            ledger.close()
+            assert answer.result().json()["state"] == "succeeded"
     finally:
         redis.close()
 
