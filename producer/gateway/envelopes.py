@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -32,6 +33,18 @@ def refusal(scope: Scope, status: int, code: str, sentence: str) -> tuple[int, s
     if path == PADDLEX and sends_json(scope):
         return status, json.dumps({"logId": log_id(), "errorCode": status, "errorMsg": sentence, "error": code})
     return None
+
+
+def documented(example: dict[str, object]) -> dict[str | int, dict[str, Any]]:
+    """How an operation's errors are described, whatever their status."""
+    content = {"application/json": {"schema": {"type": "object", "required": list(example)}, "example": example}}
+    told = "What is at fault, in one sentence; `error` is a code of the pool's."
+    return {"4XX": {"description": told, "content": content}, "5XX": {"description": told, "content": content}}
+
+
+#: PaddleOCR's refusal, and PaddleX's.
+JOB_REFUSAL = {"logId": "0c9e...", "code": 400, "msg": "useDocUnwarping: pages are not unwarped.", "error": "..."}
+SERVING_REFUSAL = {"logId": "0c9e...", "errorCode": 422, "errorMsg": "file: not valid base64.", "error": "..."}
 
 
 def log_id() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
@@ -26,10 +27,10 @@ from producer.errors import (
 )
 from producer.gateway import paddlex
 from producer.gateway.documents import received
-from producer.gateway.envelopes import sends_json
+from producer.gateway.envelopes import SERVING_REFUSAL, sends_json
 from producer.gateway.jobs import job_path
 from producer.gateway.openapi import OCR_BODY, RESULT_EXAMPLE, inlined
-from producer.gateway.paddlex import InferRequest
+from producer.gateway.paddlex import InferAnswer, InferRequest
 from producer.gateway.problems import JobProblem, responses
 from producer.gateway.state import Gateway, TheGateway
 from producer.job import JobResult
@@ -41,6 +42,14 @@ _FORM = OCR_BODY["requestBody"]["content"]
 _BODY = {"requestBody": {"required": True, "content": {**_FORM, "application/json": {"schema": inlined(InferRequest)}}}}
 
 
+def _both_ways(documented: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """An error's status is the same to whoever sends JSON; its form is PaddleX's."""
+    told = {"schema": {"type": "object", "required": list(SERVING_REFUSAL)}, "example": SERVING_REFUSAL}
+    for entry in documented.values():
+        entry["content"]["application/json"] = told
+    return documented
+
+
 class OcrAnswer(BaseModel):
     """The pages of one document."""
 
@@ -50,28 +59,30 @@ class OcrAnswer(BaseModel):
 @router.post(
     "/ocr",
     summary="Read a document and wait for it",
-    response_model=OcrAnswer,
+    response_model=OcrAnswer | InferAnswer,
     openapi_extra=_BODY,
     responses={
         200: {
             "description": "Every page's outcome. Pages that failed stand beside those that were read.",
             "content": {"application/json": {"example": {"result": RESULT_EXAMPLE}}},
         },
-        **responses(
-            InvalidRequest,
-            TooLarge,
-            TooManyPages,
-            ImageTooLarge,
-            UnsupportedMediaType,
-            UploadTimeout,
-            CorruptDocument,
-            EncryptedDocument,
-            PageTimeout,
-            PoisonDocument,
-            Cancelled,
-            QueueFull,
-            Unavailable,
-            DeadlineExceeded,
+        **_both_ways(
+            responses(
+                InvalidRequest,
+                TooLarge,
+                TooManyPages,
+                ImageTooLarge,
+                UnsupportedMediaType,
+                UploadTimeout,
+                CorruptDocument,
+                EncryptedDocument,
+                PageTimeout,
+                PoisonDocument,
+                Cancelled,
+                QueueFull,
+                Unavailable,
+                DeadlineExceeded,
+            )
         ),
     },
 )

@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from starlette.datastructures import FormData, UploadFile
 
@@ -24,7 +24,7 @@ from producer.errors import InvalidRequest, NotFound, TooLarge
 from producer.escaping import NAME_CHARS, shown_name
 from producer.formats import paddlex
 from producer.gateway.documents import Document, received
-from producer.gateway.envelopes import PADDLEOCR, log_id
+from producer.gateway.envelopes import JOB_REFUSAL, PADDLEOCR, documented, log_id
 from producer.gateway.jobs import JobIdInPath
 from producer.gateway.openapi import inlined
 from producer.gateway.paddle_options import OcrOptions, ServedModels, document_at, refused
@@ -32,7 +32,7 @@ from producer.gateway.pictures import picture
 from producer.gateway.state import Gateway, OpenGateway, TheGateway
 from producer.job import BATCH_NAME, Contract, JobState, JobStatus, PageFailure
 
-router = APIRouter(prefix=PADDLEOCR.rstrip("/"), tags=["paddleocr"])
+router = APIRouter(prefix=PADDLEOCR.rstrip("/"), tags=["paddleocr"], responses=documented(JOB_REFUSAL))
 
 _STATES = {
     JobState.QUEUED: "pending",
@@ -43,6 +43,15 @@ _STATES = {
     JobState.CANCELLED: "failed",
     JobState.EXPIRED: "failed",
 }
+
+
+class Answer(BaseModel):
+    """The envelope of what went well."""
+
+    logId: str
+    code: Literal[0] = 0
+    msg: str = "Success"
+    data: dict[str, Any]
 
 
 class OcrJob(Contract):
@@ -128,7 +137,7 @@ JOB_BODY: dict[str, Any] = {
 }
 
 
-@router.post("/jobs", summary="Hand in a document", openapi_extra=JOB_BODY)
+@router.post("/jobs", summary="Hand in a document", response_model=Answer, openapi_extra=JOB_BODY)
 async def submit(request: Request, gateway: TheGateway) -> Response:
     """Accepts a document as the client of PaddleOCR sends it, and returns at once."""
 
@@ -143,7 +152,7 @@ async def submit(request: Request, gateway: TheGateway) -> Response:
     return _success({"jobId": status.id})
 
 
-@router.get("/jobs/{job_id}", summary="Follow a job")
+@router.get("/jobs/{job_id}", summary="Follow a job", response_model=Answer)
 async def status(request: Request, job_id: JobIdInPath, gateway: TheGateway) -> Response:
     """Where the job stands; once it is done, with the address of its pages."""
 
@@ -153,7 +162,7 @@ async def status(request: Request, job_id: JobIdInPath, gateway: TheGateway) -> 
     return _success(await gateway.producer.call(told))
 
 
-@router.get("/jobs/batch/{batch_id}", summary="Follow the jobs of a batch")
+@router.get("/jobs/batch/{batch_id}", summary="Follow the jobs of a batch", response_model=Answer)
 async def batch(request: Request, batch_id: str, gateway: TheGateway) -> Response:
     """Where the jobs stand that were handed in under this `batchId`, in that order."""
     if not BATCH_NAME.fullmatch(batch_id):
@@ -170,7 +179,12 @@ Expires = Annotated[int, Query(description="When the address expires, in seconds
 Signature = Annotated[str, Query(max_length=64, description="Made by this pool.")]
 
 
-@router.get("/jobs/{job_id}/result.jsonl", summary="Fetch a job's pages", response_class=Response)
+@router.get(
+    "/jobs/{job_id}/result.jsonl",
+    summary="Fetch a job's pages",
+    response_class=Response,
+    responses={200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}},
+)
 async def result(
     request: Request, job_id: str, expires: Expires, signature: Signature, gateway: OpenGateway
 ) -> Response:
@@ -183,7 +197,12 @@ async def result(
     return Response(await gateway.producer.call(lines), headers=_UNCACHED, media_type="application/x-ndjson")
 
 
-@router.get("/jobs/{job_id}/pages/{page}.png", summary="See a page's lines", response_class=Response)
+@router.get(
+    "/jobs/{job_id}/pages/{page}.png",
+    summary="See a page's lines",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}},
+)
 async def page_picture(
     job_id: str,
     page: Annotated[int, Path(ge=1, le=10_000_000)],
@@ -208,8 +227,9 @@ _UNCACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def _success(data: dict[str, Any]) -> Response:
-    body = json.dumps({"logId": log_id(), "code": 0, "msg": "Success", "data": data}, ensure_ascii=False)
-    return Response(body, headers=_UNCACHED, media_type="application/json")
+    return Response(
+        Answer(logId=log_id(), data=data).model_dump_json(), headers=_UNCACHED, media_type="application/json"
+    )
 
 
 def _told(status: JobStatus, signed: Callable[[str], str]) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import IO, Any, Literal
 
 from fastapi import Request, Response
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from producer.errors import InvalidRequest, TooLarge
 from producer.formats import paddlex
@@ -27,6 +26,15 @@ class InferRequest(OcrOptions):
     file: str = Field(description="The document's bytes in base64, or the address that it is fetched from.")
     file_type: Literal[0, 1] | None = Field(None, description="0 is a PDF, 1 an image; told by its bytes without it.")
     log_id: str | None = Field(None, max_length=128, description="Comes back in the answer.")
+
+
+class InferAnswer(BaseModel):
+    """What PaddleX's server answers."""
+
+    logId: str
+    result: dict[str, Any] = Field(description="`ocrResults`, one a page, and `dataInfo`.")
+    errorCode: Literal[0] = 0
+    errorMsg: Literal["Success"] = "Success"
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,5 @@ async def answer(gateway: Gateway, job_id: str, asked: InferRequest) -> Response
         for page, entry in zip(pages, served["ocrResults"], strict=True):
             if page:
                 entry["ocrImage"] = base64.b64encode(await picture(gateway, job_id, page)).decode()
-    answer = {"logId": asked.log_id or job_id, "result": served, "errorCode": 0, "errorMsg": "Success"}
-    body = await gateway.producer.call(lambda: json.dumps(answer, ensure_ascii=False))
-    return Response(body, media_type="application/json")
+    told = InferAnswer(logId=asked.log_id or job_id, result=served)
+    return Response(await gateway.producer.call(told.model_dump_json), media_type="application/json")
