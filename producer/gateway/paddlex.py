@@ -19,6 +19,9 @@ from producer.gateway.state import Gateway
 from producer.job import MediaType, PageResult
 from producer.media import SNIFF_BYTES, sniff
 
+#: Pages whose pictures one answer carries: each is drawn by a process of its own, and held in memory.
+MOST_PICTURES = 20
+
 
 class InferRequest(OcrOptions):
     """What PaddleX's server takes."""
@@ -88,6 +91,10 @@ async def answer(gateway: Gateway, job_id: str, asked: InferRequest) -> Response
         return paddlex.served_result(found, producer.ledger.job(job_id)), pages
 
     served, pages = await gateway.producer.call(read)
+    if asked.visualize and len(pages) > MOST_PICTURES:
+        raise InvalidRequest(
+            f"visualize: one answer has pictures of at most {MOST_PICTURES} pages, and the document has {len(pages)}."
+        )
     if asked.visualize:
         for page, entry in zip(pages, served["ocrResults"], strict=True):
             if page:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,11 +15,13 @@ import pytest
 from PIL import Image
 
 from producer.embedded import Embedded
+from producer.errors import Unauthorized
+from producer.gateway.documents import Upload
 from producer.processes import free_port
 from producer.producer import Producer
 from producer.settings import Settings
 from tests.contracts.official import COMMAND_LINE, ClientError, Official
-from tests.documents import SAMPLES, character_f1, png, samples, truth
+from tests.documents import SAMPLES, character_f1, png, samples, tiff, truth
 from tests.integration.test_cli import up
 from tests.producer.gateway.serving import Served
 
@@ -65,18 +67,31 @@ def text(page: dict[str, Any]) -> str:
     return "\n".join(page["pruned_result"]["rec_texts"])
 
 
-def test_it_reads_the_samples(client: Call) -> None:
-    jobs = {sample: client("submit_ocr", file_path=str(sample), batch_id="samples") for sample in samples()}
-    for sample, job in jobs.items():
-        read = client("wait_ocr_result", job=job["job_id"])
+@pytest.fixture
+def ocr(client: Call, pool: Producer) -> Callable[..., Any]:
+    """Reads a document as the client's method `ocr` does, which would first pause for 3 s where it is not done yet."""
+
+    def ocr(**arguments: Any) -> Any:
+        job_id = client("submit_ocr", **arguments)["job_id"]
+        pool.wait(job_id, timeout_s=120)
+        return client("wait_ocr_result", job=job_id)
+
+    return ocr
+
+
+def test_it_reads_the_samples(client: Call, pool: Producer) -> None:
+    jobs = {sample: client("submit_ocr", file_path=str(sample))["job_id"] for sample in samples()}
+    for sample, job_id in jobs.items():
+        pool.wait(job_id, timeout_s=120)
+        read = client("wait_ocr_result", job=job_id)
         pages = [text(page) for page in read["pages"]]
         assert len(pages) == len(truth(sample))
         assert character_f1("".join(pages), "".join(truth(sample))) > 0.95, sample.name
 
 
-def test_a_page_has_paddlex_s_fields(client: Call) -> None:
+def test_a_page_has_paddlex_s_fields(ocr: Callable[..., Any]) -> None:
     options = {"text_rec_score_thresh": 0.6, "text_det_unclip_ratio": 1.8, "use_textline_orientation": True}
-    read = client("ocr", file_path=str(RECEIPT), options=options)
+    read = ocr(file_path=str(RECEIPT), options=options)
 
     with Image.open(RECEIPT) as picture:
         assert read["data_info"] == {"width": picture.width, "height": picture.height, "type": "image"}
@@ -91,21 +106,20 @@ def test_a_page_has_paddlex_s_fields(client: Call) -> None:
     assert pruned["text_type"] == "general"
 
 
-def test_options_take_effect(client: Call) -> None:
-    read = client("ocr", file_path=str(RECEIPT), options={"text_det_thresh": 1.0, "visualize": False})
+def test_options_take_effect(ocr: Callable[..., Any]) -> None:
+    read = ocr(file_path=str(RECEIPT), options={"text_det_thresh": 1.0, "visualize": False})
     assert read["pages"][0]["pruned_result"]["rec_texts"] == []
     assert read["pages"][0]["ocr_image_url"] is None
 
 
-def test_page_ranges(client: Call) -> None:
-    read = client("ocr", file_path=str(REPORT), page_ranges="2,4-5")
-    wanted = truth(REPORT)
-    assert read["data_info"]["numPages"] == len(read["pages"]) == 3
-    for page, number in zip(read["pages"], (2, 4, 5), strict=True):
-        assert character_f1(text(page), wanted[number - 1]) > 0.95
+def test_page_ranges(ocr: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "pages.tiff").write_bytes(tiff(["one", "two", "three", "four"]))
+    read = ocr(file_path=str(tmp_path / "pages.tiff"), page_ranges="2,4-5")
+    assert read["data_info"]["numPages"] == 2
+    assert [text(page) for page in read["pages"]] == ["two", "four"]
 
 
-def test_a_batch_is_followed(client: Call, kind: str, tmp_path: Path) -> None:
+def test_a_batch_is_followed(client: Call, pool: Producer, kind: str, tmp_path: Path) -> None:
     for number in (1, 2):
         (tmp_path / f"{number}.png").write_bytes(png(f"number {number}"))
     name = f"batch.{kind}"
@@ -113,7 +127,7 @@ def test_a_batch_is_followed(client: Call, kind: str, tmp_path: Path) -> None:
         client("submit_ocr", file_path=str(tmp_path / f"{number}.png"), batch_id=name)["job_id"] for number in (1, 2)
     ]
     for job in jobs:
-        client("wait_ocr_result", job=job)
+        pool.wait(job, timeout_s=60)
 
     followed = client("get_batch_status", batch_id=name)
     assert [job["job_id"] for job in followed["jobs"]] == jobs
@@ -138,7 +152,8 @@ def test_its_pictures_are_saved(client: Call, tmp_path: Path) -> None:
 
 def test_a_corrupt_document_fails_its_job_with_a_sentence(client: Call, tmp_path: Path) -> None:
     (tmp_path / "bad.pdf").write_bytes(b"%PDF-1.7\nnothing of a PDF follows")
-    with pytest.raises(ClientError, match=r"Job job_\w+ failed: .*(damaged|PDF)") as failed:
+    sentence = "The PDF is damaged and could not be opened."
+    with pytest.raises(ClientError, match=rf"Job job_\w+ failed: {sentence}") as failed:
         client("ocr", file_path=str(tmp_path / "bad.pdf"))
     assert failed.value.kind == "JobFailedError"
 
@@ -184,6 +199,19 @@ def test_a_full_pool(official: Official, kind: str, settings: Settings) -> None:
         with pytest.raises(ClientError, match="HTTP 429: Rate limit exceeded: The pool holds 1 unfinished") as refused:
             official.call(kind, served.url, "submit_ocr", file_path=str(RECEIPT))
     assert refused.value.kind == "RateLimitError"
+
+
+def test_a_token_that_is_refused(
+    official: Official, kind: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(upload: Upload) -> None:
+        raise Unauthorized("This API key is not known.")
+
+    with Served(settings) as served:
+        monkeypatch.setattr(served.gateway.producer, "submit", refuse)
+        with pytest.raises(ClientError, match="Authentication failed: This API key is not known") as refused:
+            official.call(kind, served.url, "submit_ocr", file_path=str(RECEIPT))
+    assert refused.value.kind == "AuthError"
 
 
 def test_a_pool_whose_workers_are_not_there_yet(official: Official, kind: str, settings: Settings) -> None:

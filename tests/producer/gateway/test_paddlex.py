@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from producer.ledger import Ledger
 from producer.producer import Producer
 from producer.settings import Settings
 from tests.documents import SAMPLES, character_f1, truth
-from tests.producer.gateway.serving import PDF, PNG, Served, read_pages, wait_until
+from tests.producer.gateway.serving import PDF, PNG, Served, count_pages, read_pages, wait_until
 
 
 def encoded(document: bytes) -> str:
@@ -76,14 +76,32 @@ def test_what_is_refused(http: httpx.Client, ledger: Ledger, changed: dict[str, 
     assert ledger.backlog()["unfinished"] == 0
 
 
-def test_a_failed_document_answers_its_error(served: Served, ledger: Ledger) -> None:
+def answered(served: Served, ledger: Ledger, asked: dict[str, Any], read: Callable[[str], None]) -> httpx.Response:
+    """The answer to a request whose job `read` ends once it waits."""
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(served.http.post, "/ocr", json={"file": encoded(PNG)})
+        answer = pool.submit(served.http.post, "/ocr", json=asked)
         wait_until(lambda: served.waiting == 1)
         (job,) = cast(list[bytes], ledger.redis.zrange(f"{ledger.namespace}:active", 0, -1))
-        read_pages(ledger, job.decode(), failing={1})
-    assert_refused(answer.result(), 422, "The page is damaged.")
-    assert answer.result().headers["location"] == f"/v1/jobs/{job.decode()}"
+        read(job.decode())
+        told = answer.result()
+    assert told.headers.get("location", f"/v1/jobs/{job.decode()}") == f"/v1/jobs/{job.decode()}"
+    return told
+
+
+def test_a_failed_document_answers_its_error(served: Served, ledger: Ledger) -> None:
+    told = answered(served, ledger, {"file": encoded(PNG)}, lambda job_id: read_pages(ledger, job_id, failing={1}))
+    assert_refused(told, 422, "The page is damaged.")
+    assert "location" in told.headers
+
+
+def test_pictures_are_of_a_few_pages_alone(served: Served, ledger: Ledger) -> None:
+    def read(job_id: str) -> None:
+        count_pages(ledger, job_id, pages=21)
+        for span in ("1+8", "9+8", "17+5"):
+            read_pages(ledger, job_id, span)
+
+    told = answered(served, ledger, {"file": encoded(PDF), "visualize": True}, read)
+    assert_refused(told, 422, "visualize: one answer has pictures of at most 20 pages, and the document has 21.")
 
 
 def test_a_document_that_takes_too_long(settings: Settings, ledger: Ledger) -> None:
