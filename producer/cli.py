@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 from pydantic import ValidationError
 
-from producer import dead_commands
+from producer import dead_commands, webhook_commands
 from producer.embedded import Embedded, answers, pool_of_its_own, running_pool
 from producer.errors import DocumentError, InvalidRequest, OcrpoolError, Unavailable
 from producer.escaping import escaped
@@ -52,6 +52,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(dead_commands.commands, rich_help_panel="Jobs")
+app.add_typer(webhook_commands.commands, rich_help_panel="Jobs")
 
 Files = Annotated[
     list[Path], typer.Argument(help="PDFs and images (PNG, JPEG, TIFF, WebP, BMP, GIF).", show_default=False)

@@ -1,6 +1,7 @@
 """Dead letters: what the pool has given up, kept with its reason until somebody looks at it.
 
-Two kinds: pages that took three workers along (`poison_document`), and messages that are not of this pool's contract.
+Three kinds: pages that took three workers along (`poison_document`), messages that are not of this pool's contract, and
+webhooks that no try delivered.
 The ledger keeps the last `KEPT` of them. The document of a page goes with its job, as every document does
 (`OCRPOOL_RESULT_TTL_S`): until then the page can be replayed, and each letter says how long that is.
 """
@@ -10,12 +11,14 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict
 
 from producer.errors import InvalidRequest, NotFound
 from producer.ledger import Ledger, reachable
+from producer.outbox import Outbox
 from producer.producer import JobHandle, Producer
 
 #: Dead letters that are kept; the oldest give way.
@@ -30,17 +33,19 @@ class DeadLetter(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str
-    kind: Literal["page", "message"]
+    kind: Literal["page", "message", "webhook"]
     #: Milliseconds since 1970, by the server's clock.
     at_ms: int
     #: The error's code, and one sentence.
     code: str
     reason: str
-    #: Of a page: its job, its unit there, and the name that the producer gave the document.
+    #: Of a page: its job, its unit there, and the name that the producer gave the document. Of a webhook: its job and
+    #: its endpoint.
     job_id: str = ""
     unit: str = ""
     name: str = ""
-    #: Of a page: until when its document is kept, so that it can be replayed, in seconds since 1970. None: it is gone.
+    #: Of a page: until when its document is kept, so that it can be replayed, in seconds since 1970; of a webhook: its
+    #: record. None: it is gone.
     replayable_until: float | None = None
     #: Of a message: its queue and its first bytes, in Base64.
     queue: str = ""
@@ -83,11 +88,14 @@ class DeadLetters:
         """
         with reachable(), self._ledger.redis.pipeline(transaction=False) as pipe:
             for letter in letters:
-                pipe.pttl(f"{self._ledger.namespace}:job:{letter.job_id}")
+                record = "delivery" if letter.kind == "webhook" else "job"
+                pipe.pttl(f"{self._ledger.namespace}:{record}:{letter.job_id}")
             left_ms = pipe.execute()
-        now, most_s = self._clock(), self._ledger.settings.result_ttl_s
+        now, most_s = self._clock(), {"page": self._ledger.settings.result_ttl_s}
         return [
-            letter.model_copy(update={"replayable_until": now + min(left / 1000, most_s) if left > 0 else None})
+            letter.model_copy(
+                update={"replayable_until": now + min(left / 1000, most_s.get(letter.kind, inf)) if left > 0 else None}
+            )
             for letter, left in zip(letters, left_ms, strict=True)
         ]
 
@@ -99,15 +107,19 @@ class DeadLetters:
             raise _missing(letter_id)
 
     def replay(self, letter_id: str, producer: Producer) -> JobHandle:
-        """Hand the page's document in again, whole and as a new job, and forget the letter.
+        """Hand the page's document in again, whole and as a new job, or send the webhook anew; and forget the letter.
 
         Raises:
-            NotFound: there is no such letter, or its document went with its job.
+            NotFound: there is no such letter, its document went with its job, or its webhook is gone.
             InvalidRequest: it is a message, which would be refused again.
         """
         letter = self.get(letter_id)
         if letter.kind == "message":
             raise InvalidRequest(f"Dead letter {letter_id} is a message that would be refused again; drop it instead.")
+        if letter.kind == "webhook":
+            Outbox(self._ledger).replay(letter.job_id)
+            self.drop(letter_id)
+            return producer.job(letter.job_id)
         try:
             job = self._ledger.job(letter.job_id)
             document = producer.blobs.get(job.blob)

@@ -18,7 +18,8 @@ from producer.producer import Producer
 
 commands = typer.Typer(
     name="dead",
-    help="What the pool has given up: pages that took three workers along, and messages that were not its own.",
+    help="What the pool has given up: pages that took three workers along, messages that were not its own, and "
+    "webhooks that no try delivered.",
     no_args_is_help=True,
 )
 Id = Annotated[str, typer.Argument(help="The number that `ocrpool dead list` shows.", show_default=False)]
@@ -72,7 +73,7 @@ def show(letter: Id, format: FormatOption = Format.TEXT) -> None:
 
 @commands.command()
 def replay(letter: Id) -> None:
-    """Hand the page's document in again as a new job, print the job's id, and forget the letter."""
+    """Hand the page's document in again as a new job, or send the webhook anew; print the job's id; forget it."""
     with _letters() as (letters, producer):
         out.print(letters.replay(letter, producer).id)
 
@@ -106,6 +107,8 @@ def _replay(letter: DeadLetter) -> str:
 def _what(letter: DeadLetter) -> str:
     if letter.kind == "message":
         return f"a message of {escaped(letter.queue) or 'a queue'}"
+    if letter.kind == "webhook":
+        return f"the webhook of {letter.job_id}"
     page = letter.unit.partition("+")[0]
     part = f"page {page}" if page.isdigit() else "the pages' number"
     return f"{part} of {escaped(letter.name) or 'a document'} ({letter.job_id})"

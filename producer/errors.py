@@ -39,6 +39,7 @@ parses the sentence.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -270,3 +271,12 @@ BY_CODE: dict[str, type[OcrpoolError]] = {leaf.code: leaf for leaf in _leaves(Oc
 def from_code(code: str, message: str) -> OcrpoolError:
     """The error that `code` names; `Internal` for a code of a newer version."""
     return BY_CODE.get(code, Internal)(message)
+
+
+@contextmanager
+def naming(field: str) -> Iterator[None]:
+    """Let an error about an address that was given say in which field it stood."""
+    try:
+        yield
+    except (InvalidRequest, FetchForbidden, FetchFailed, TooLarge) as error:
+        raise type(error)(f"{field}: {error}") from error

@@ -110,6 +110,12 @@ class ReadOptions(Contract):
     deadline_s: float | None = Field(
         None, gt=0, le=7 * 86_400, description="The job expires this many seconds after submission."
     )
+    webhook_url: str | None = Field(
+        None,
+        max_length=2048,
+        pattern=r"^https?://[^/?#\s]+[^\s]*$",
+        description="Where a signed webhook tells that the job has ended (https://www.standardwebhooks.com).",
+    )
     pages: Annotated[str, AfterValidator(page_ranges.normal)] = Field(
         "",
         max_length=page_ranges.MOST_CHARS,

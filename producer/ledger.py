@@ -22,6 +22,12 @@ Keys, below the namespace:
     garbage      zset    blobs by the time they go                       the sweeper removes members with their blobs
     frontier     hash    how far each lane's queue has come              kept for ever, of fixed size
     sweeps       hash    when the sweeper looked last                    kept for ever, of fixed size
+    outbox       zset    origins by the time of their next webhook       a member leaves with the last of them
+    outbox:<sha> zset    an origin's webhooks by their next try          TTL; a member leaves when delivered or given up
+    deliveries   zset    webhooks by their job's end                     kept for ever, the last 10,000
+    delivery:<i> hash    a job's webhook, and how its tries went         TTL
+    slow:<sha>   hash    an origin that takes long, and its rest         TTL
+    disabled:<s> string  an endpoint that wants no more webhooks         TTL
     dead         hash    dead letters by number                          kept until dropped, the last 1,000
     signing_key  string  signs addresses, the same for all gateways      kept for ever, of fixed size
     totals       hash    counters since the namespace began              kept for ever, of fixed size
@@ -103,6 +109,9 @@ BUSY_S = 30
 
 #: Jobs that a batch may have.
 BATCH_JOBS = 10_000
+
+#: Webhooks that one look for a due one passes by at most.
+TAKE_LOOKS = 200
 
 #: Outcomes that are read in one go: Redis answers nobody else meanwhile.
 RESULT_PAGES = 100
@@ -336,6 +345,7 @@ class Ledger:
             "pages_total": None if spans is None else sum(span.count for span in spans),
             "key": key.name if key else "",
             "fingerprint": key.fingerprint if key else "",
+            "webhook": job.options.webhook_url or "",
             "units": units,
         }
         if job.batch:
@@ -584,6 +594,40 @@ class Ledger:
         """Take jobs whose records are gone out of the lists of jobs, and return how many."""
         return int(self._run("forget_jobs", limit))
 
+    # Webhooks: see `producer.outbox`
+
+    def outbox(self) -> list[str]:
+        """The jobs whose webhooks are to be sent."""
+        with reachable(), self.redis.pipeline(transaction=False) as pipe:
+            for queue in self._outboxes():
+                pipe.zrange(queue, 0, -1)
+            return [job_id.decode() for jobs in pipe.execute() for job_id in jobs]
+
+    def _outboxes(self) -> list[str]:
+        origins = cast(list[bytes], self.redis.zrange(f"{self.namespace}:outbox", 0, -1))
+        return [f"{self.namespace}:outbox:{origin.decode()}" for origin in origins]
+
+    def take_delivery(self, lease_s: float, busy: Collection[str]) -> tuple[str, str, int, dict[str, str]] | None:
+        """A webhook that is due, for `lease_s`, unless its origin is `busy`: its job, its origin's name in the ledger,
+        a fence and its record."""
+        found = self._run("take_delivery", _ms(lease_s), TAKE_LOOKS, json.dumps(list(busy)))
+        if not found:
+            return None
+        job_id, origin, fence, *record = found
+        fields = {name.decode(): value.decode() for name, value in fields_of(record).items()}
+        return job_id.decode(), origin.decode(), fence, fields
+
+    def settle_delivery(
+        self, job_id: str, fence: int, verdict: str, outcome: str, *, delay_s: float, slow: bool, disabled: bool
+    ) -> str:
+        """Write how a try went: `delivered`, `again` after `delay_s`, or `dead`."""
+        flags = ["1" if flag else "0" for flag in (slow, disabled)]
+        return cast(bytes, self._run("settle_delivery", job_id, fence, verdict, _ms(delay_s), outcome, *flags)).decode()
+
+    def replay_delivery(self, job_id: str) -> bool:
+        """Let the job's webhook be sent anew, and at once. False if there is none."""
+        return bool(self._run("replay_delivery", job_id) == b"replayed")
+
     # The pool as a whole
 
     def signing_key(self) -> bytes:
@@ -595,13 +639,14 @@ class Ledger:
 
     def totals(self) -> dict[str, int]:
         """Counters since the namespace began: `jobs_<state>`, `jobs_accepted`, `pages_succeeded`, `pages_failed`,
-        `dead_letters`."""
+        `dead_letters`, `webhooks_delivered`, `webhooks_failed`."""
         with reachable():
             found = cast(dict[bytes, bytes], self.redis.hgetall(f"{self.namespace}:totals"))
         return {name.decode(): int(count) for name, count in found.items()}
 
     def backlog(self) -> dict[str, int]:
-        """Jobs `unfinished` and `running`, units `leased`, each lane's units `waiting_<l>` and messages `queue_<l>`."""
+        """Jobs `unfinished` and `running`, units `leased`, each lane's units `waiting_<l>` and messages `queue_<l>`;
+        `webhooks` to be sent."""
         names = ["unfinished", "running", "leased"]
         with reachable(), self.redis.pipeline(transaction=False) as pipe:
             pipe.zcard(f"{self.namespace}:active")
@@ -611,7 +656,10 @@ class Ledger:
                 names += [f"waiting_{lane.value}", f"queue_{lane.value}"]
                 pipe.zcard(f"{self.namespace}:waiting:{lane.value}")
                 pipe.llen(f"{self.namespace}.{lane.value}")
-            return dict(zip(names, pipe.execute(), strict=True))
+            for queue in self._outboxes():
+                pipe.zcard(queue)
+            counts = pipe.execute()
+        return {**dict(zip(names, counts, strict=False)), "webhooks": sum(counts[len(names) :])}
 
     def messages(self, queues: Collection[str]) -> int:
         """How many messages wait in these queues."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from producer.batches import AT_ONCE, Storing, read_batch
 from producer.blobs import BlobStore, FolderStore
-from producer.errors import IdempotencyMismatch, InvalidRequest, OcrpoolError, QueueFull, TooLarge
+from producer.errors import IdempotencyMismatch, InvalidRequest, OcrpoolError, QueueFull, TooLarge, Unavailable, naming
 from producer.escaping import NAME_CHARS, escaped, shown_name
 from producer.following import follow
 from producer.idempotency import IdempotencyKey
@@ -26,6 +28,9 @@ from producer.queue import Publisher
 from producer.retries import again
 from producer.settings import Settings
 from producer.timeline import Timeline, read_timeline
+
+if TYPE_CHECKING:
+    from producer.fetching import Fetcher
 
 
 class Producer:
@@ -54,7 +59,8 @@ class Producer:
         idempotency_key: str | None = None,
         batch: str | None = None,
     ) -> JobHandle:
-        """Accept a document (its bytes, a file's path, or a file open for reading) and return at once.
+        """Accept a document (its bytes, a file's path, or a file open for reading) and return at once; one at an
+        `https://` address is fetched first.
 
         The job keeps the name, without folders and control characters, to be shown; it is never a path.
 
@@ -62,6 +68,7 @@ class Producer:
         long as the pool knows the job, it is that one.
 
         Raises:
+            FetchForbidden, FetchFailed: the address, or that of the webhook, must not be reached; there is no document.
             InvalidRequest: there is no such file, the name has more than 255 characters, the key is not of printable
                 ASCII characters, or the one page of an image is not among those that were asked for.
             IdempotencyMismatch: the key was used with another document, name or options.
@@ -69,11 +76,35 @@ class Producer:
             QueueFull, Unavailable: the pool takes nothing now.
         """
         options = options or ReadOptions()
+        if options.webhook_url is not None:
+            with naming("webhook_url"):
+                self._fetcher.target(options.webhook_url)
+        if isinstance(document, str) and document.startswith(("https://", "http://")):
+            with tempfile.TemporaryFile() as fetched:
+                self._fetch(document, fetched)
+                name = self._fetcher.target(document).name if name is None else name
+                return self._submit(fetched, options, name, idempotency_key, batch)
         if not isinstance(document, str | Path):
             return self._submit(document, options, name or "", idempotency_key, batch)
         path = Path(document)
         with _opened(path) as file:
             return self._submit(file, options, path.name if name is None else name, idempotency_key, batch)
+
+    def _fetch(self, url: str, file: IO[bytes]) -> None:
+        try:
+            with naming("url"):
+                self._fetcher.get(url, file)
+            file.flush()
+        except OSError as error:
+            raise Unavailable(f"There is no room for the document: {error.strerror}.") from error
+
+    @cached_property
+    def _fetcher(self) -> Fetcher:
+        try:
+            from producer.fetching import Fetcher
+        except ModuleNotFoundError as error:
+            raise Unavailable("Addresses need httpx: pip install 'ocrpool[gateway]'.") from error
+        return Fetcher(self.settings)
 
     def _submit(
         self,
@@ -141,6 +172,9 @@ class Producer:
         if batch is not None and not BATCH_NAME.fullmatch(batch):
             raise InvalidRequest("batch: 1 to 64 letters, digits, dots, underscores, colons and hyphens.")
         options = options or ReadOptions()
+        if options.webhook_url is not None:
+            with naming("webhook_url"):
+                self._fetcher.target(options.webhook_url)
         handles: list[JobHandle | OcrpoolError] = []
         pairs = zip(documents, names or itertools.repeat(""), strict=False)
         while some := list(itertools.islice(pairs, AT_ONCE)):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Collection
 from typing import Any
 
 import structlog
 
 from producer import redis_url
+from producer.bulk_messages import Template
 from producer.job import PREPARE, Lane, PrepareMessage, Span, SpanMessage, Unit, to_json
 from producer.settings import Settings
 
@@ -68,6 +70,7 @@ class Publisher:
         self._prefix = queue_prefix(settings)
         self._lock = threading.Lock()
         self._app: Any = None
+        self._templates: dict[tuple[str, str], Template] = {}
 
     def _celery(self) -> Any:
         """Made for the first message: Celery is a third of what importing a producer would take."""
@@ -99,8 +102,30 @@ class Publisher:
             log.warning("queue.publish_failed", error=repr(error))
 
     def publish_all(self, units: Collection[Unit]) -> None:
-        """`publish` for many units, several times as fast."""
-        self.publish(units)
+        """`publish` for many units, many times as fast."""
+        if not units:
+            return
+        celery = self._celery()
+        by_queue: dict[str, list[str]] = defaultdict(list)
+        try:
+            for job_id, unit, lane in units:
+                name, message = _message(job_id, unit)
+                by_queue[self._prefix + lane].append(self._template(name, self._prefix + lane).filled(message))
+            with (
+                celery.producer_pool.acquire(block=True) as producer,
+                producer.channel.conn_or_acquire() as client,
+                client.pipeline(transaction=False) as pipe,
+            ):
+                for queue, messages in by_queue.items():
+                    pipe.lpush(queue, *messages)
+                pipe.execute()
+        except Exception as error:  # as in `publish`
+            log.warning("queue.publish_failed", error=repr(error))
+
+    def _template(self, task: str, queue: str) -> Template:
+        if (task, queue) not in self._templates:
+            self._templates[task, queue] = Template(broker_settings(self._settings), task, queue)
+        return self._templates[task, queue]
 
     def close(self) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ Each default works on a laptop. The README's table is made from this model by `o
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from urllib.parse import urlparse
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from producer.addresses import AllowList
 from producer.redis_url import check as check_redis_url
 
 DATA_DIR = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "ocrpool"
@@ -160,11 +162,6 @@ class Settings(BaseSettings):
     max_queued_jobs: int = Field(
         10_000, ge=1, description="Unfinished jobs that the pool holds before it refuses more."
     )
-    public_url: str = Field(
-        "",
-        pattern=r"^(https?://[^\s?#]+)?$",
-        description="The gateway's address as clients see it, such as `https://ocr.example.com`: for links.",
-    )
     signing_key: str = Field(
         "",
         description="Signs the addresses of results that need no token; empty: a random one that Redis keeps, the same "
@@ -181,6 +178,31 @@ class Settings(BaseSettings):
         100_000_000, ge=1, description="Most bytes of them together; up to a million of each are held in memory."
     )
     max_wait_s: float = Field(60, ge=0, le=600, description="Longest long-poll at the gateway.")
+
+    public_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s?#]+)?$",
+        description="The gateway's address as clients see it, such as `https://ocr.example.com`: for links.",
+    )
+
+    # What goes out
+    fetch_allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Inner networks and host names, such as `10.1.0.0/16,files.internal`, that documents are fetched "
+        "from and webhooks sent to, by plain HTTP too; else only public addresses by HTTPS.",
+    )
+    fetch_timeout_s: float = Field(60, gt=0, le=3600, description="Longest time in which a document is fetched.")
+    webhook_secrets: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Secrets (`whsec_` and 24 to 64 bytes in base64) that sign webhooks, each for itself, so that one "
+        "can take over from another; empty: no webhooks.",
+    )
+    webhook_deliveries: int = Field(
+        16,
+        ge=0,
+        le=256,
+        description="Webhooks that a gateway sends at a time; 0 leaves them to `ocrpool webhooks deliver` elsewhere.",
+    )
 
     export_processes: int = Field(
         2, ge=1, le=64, description="Searchable PDFs and overlays that a gateway makes at a time; others wait."
@@ -246,11 +268,29 @@ class Settings(BaseSettings):
             return tuple(int(number) for number in filter(None, value.split(",")))
         return value
 
-    @field_validator("paddleocr_models", mode="before")
+    @field_validator("fetch_allow", "webhook_secrets", "paddleocr_models", mode="before")
     @classmethod
-    def _parse_names(cls, value: object) -> object:
+    def _parse_texts(cls, value: object) -> object:
         """Environment form: `one,two`."""
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("fetch_allow")
+    @classmethod
+    def _check_fetch_allow(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        AllowList.parse(entries)
+        return entries
+
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _check_secrets(cls, secrets: tuple[str, ...]) -> tuple[str, ...]:
+        for secret in secrets:
+            try:
+                size = len(base64.b64decode(secret.removeprefix("whsec_"), validate=True))
+            except ValueError:
+                size = 0
+            if not secret.startswith("whsec_") or not 24 <= size <= 64:
+                raise ValueError("secrets such as those of: echo whsec_$(openssl rand -base64 32)")
+        return secrets
 
     @field_validator("detector_sizes")
     @classmethod

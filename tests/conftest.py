@@ -43,6 +43,8 @@ OWNED = {
     "garbage",
     "frontier",
     "sweeps",
+    "outbox",
+    "deliveries",
     "dead",
     "totals",
     "signing_key",

@@ -18,13 +18,13 @@ ROOT = Path(__file__).parents[1]
 
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
-    {"errors", "escaping", "page_ranges", "redis_url"},
-    {"job", "settings", "cpus", "backoff", "room"},
-    {"media", "blobs", "idempotency", "ledger", "queue", "logs", "processes", "cards"},
-    {"following", "plan", "pages", "listing", "timeline", "retries", "batches"},
-    {"producer", "workers", "dead"},
+    {"errors", "escaping", "page_ranges", "redis_url", "bulk_messages"},
+    {"addresses", "job", "settings", "cpus", "backoff", "room"},
+    {"media", "blobs", "fetching", "idempotency", "ledger", "queue", "logs", "processes", "cards"},
+    {"following", "outbox", "plan", "pages", "listing", "timeline", "retries", "batches"},
+    {"producer", "workers", "dead", "webhooks"},
     {"embedded", "progress", "printing"},
-    {"gateway", "cli", "dead_commands"},
+    {"gateway", "cli", "dead_commands", "webhook_commands"},
 ]
 #: Runtimes that are heavy or not everywhere: each is imported in one module, inside a function.
 HEAVY = {
@@ -85,7 +85,7 @@ def test_a_runtime_is_imported_in_one_module_when_it_is_used(runtime: str) -> No
 
 
 def test_importing_the_producer_stays_light() -> None:
-    heavy = {"numpy", "cv2", "paddle", "onnxruntime", "PIL", "pypdfium2", "fastapi"}
+    heavy = {"numpy", "cv2", "paddle", "onnxruntime", "PIL", "pypdfium2", "fastapi", "httpx"}
     code = f"import producer, sys; print(sorted({heavy} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ran.stdout.strip() == "[]"

@@ -28,6 +28,7 @@ from producer.gateway.state import Gateway
 from producer.gateway.waiting import Watcher
 from producer.producer import Producer
 from producer.settings import Settings
+from producer.webhooks import delivering
 
 _TAGS = [
     {"name": "jobs", "description": "Hand in documents, follow them, fetch their pages."},
@@ -50,7 +51,9 @@ def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
         app.state.gateway = Gateway(settings, AsyncProducer(blocking), watcher, metrics, models, urls)
         await watcher.start()
         try:
-            yield
+            # At its end this waits for the webhooks under way; by then nobody else is served.
+            with delivering(settings, blocking.ledger):
+                yield
         finally:
             await watcher.stop()
             if producer is None:

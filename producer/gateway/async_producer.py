@@ -9,16 +9,17 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from producer.errors import OcrpoolError
+from producer.errors import InvalidRequest, OcrpoolError
 from producer.gateway.documents import ManyFiles, Upload
 from producer.idempotency import named
-from producer.job import JobStatus
+from producer.job import JobStatus, ReadOptions
 from producer.producer import JobHandle, Producer
 
 #: Threads for submissions, which hold or copy documents, and for all other calls, which are short: the first cannot
-#: starve the second.
+#: starve the second. Others for what waits for strangers' servers.
 SUBMIT_THREADS = 8
 CALL_THREADS = 16
+FETCH_THREADS = 16
 
 Returned = TypeVar("Returned")
 
@@ -33,6 +34,7 @@ class AsyncProducer:
         self.producer = producer
         self._submits = CapacityLimiter(SUBMIT_THREADS)
         self._calls = CapacityLimiter(CALL_THREADS)
+        self._fetches = CapacityLimiter(FETCH_THREADS)
         self._exports = CapacityLimiter(producer.settings.export_processes)
 
     async def call(self, function: Callable[[], Returned]) -> Returned:
@@ -44,20 +46,36 @@ class AsyncProducer:
         return await to_thread.run_sync(function, limiter=self._exports)
 
     async def submit(self, upload: Upload, idempotency_key: str | None = None) -> tuple[JobHandle, JobStatus]:
-        return await to_thread.run_sync(partial(self._submit, upload, idempotency_key), limiter=self._submits)
+        submit = partial(self._submit, upload, idempotency_key)
+        submitted = await to_thread.run_sync(submit, limiter=self._submits)
+        if submitted is None:
+            submitted = await to_thread.run_sync(partial(submit, fetching=True), limiter=self._fetches)
+            assert submitted is not None
+        return submitted
+
+    def _check_webhook(self, options: ReadOptions) -> None:
+        if options.webhook_url is not None and not self.producer.settings.webhook_secrets:
+            raise InvalidRequest("webhook_url: this pool sends no webhooks (OCRPOOL_WEBHOOK_SECRETS is empty).")
 
     async def submit_all(self, upload: ManyFiles, batch: str) -> list[JobStatus | OcrpoolError]:
         """Where each of the documents stands, or why it is refused."""
         return await to_thread.run_sync(partial(self._submit_all, upload, batch), limiter=self._submits)
 
     def _submit_all(self, upload: ManyFiles, batch: str) -> list[JobStatus | OcrpoolError]:
+        self._check_webhook(upload.options)
         handles = self.producer.submit_all(upload.files, upload.options, names=upload.names, batch=batch)
         accepted = [handle.id for handle in handles if isinstance(handle, JobHandle)]
         statuses = {status.id: status for status in self.producer.ledger.statuses(accepted)}
         return [statuses[handle.id] if isinstance(handle, JobHandle) else handle for handle in handles]
 
-    def _submit(self, upload: Upload, idempotency_key: str | None) -> tuple[JobHandle, JobStatus]:
+    def _submit(
+        self, upload: Upload, idempotency_key: str | None, *, fetching: bool = False
+    ) -> tuple[JobHandle, JobStatus] | None:
+        """None for a document that has to be fetched, unless this is the thread for it."""
         with upload.opened() as document:
+            self._check_webhook(document.options)
+            if isinstance(document.source, str) and not fetching:
+                return None
             job = self.producer.submit(
                 document.source,
                 document.options,

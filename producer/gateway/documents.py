@@ -39,17 +39,24 @@ JSON_HINT = ", the most that JSON may carry (OCRPOOL_MAX_JSON_DOCUMENT_BYTES); s
 class JobRequest(Contract):
     """A document in JSON. Multipart spares the third that base64 adds, and the memory."""
 
-    document: str = Field(description="The document's bytes in base64.", examples=["JVBERi0xLjcK..."])
+    document: str | None = Field(None, description="The document's bytes in base64.", examples=["JVBERi0xLjcK..."])
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where the document is fetched from, instead of `document`.",
+        examples=["https://files.example.com/invoice.pdf"],
+    )
     name: str = Field("", max_length=NAME_CHARS, description="Shown with the job, never used as a path.")
     options: ReadOptions = ReadOptions()
 
 
 @dataclass(frozen=True)
 class Document:
-    """What the producer is given: the bytes or an open file with them, a name, and how to read it."""
+    """What the producer is given: the bytes, an open file with them or their address; a name, and how to read it."""
 
-    source: bytes | IO[bytes]
-    name: str
+    source: bytes | IO[bytes] | str
+    #: None for the one that the address suggests.
+    name: str | None
     options: ReadOptions
     batch: str | None = None
 
@@ -87,10 +94,17 @@ class JsonUpload:
     too_large: TooLarge
 
     def opened(self) -> AbstractContextManager[Document]:
+        self.body.seek(0)
         try:
             asked = JobRequest.model_validate_json(self.body.read())
         except ValidationError as error:
             raise invalid(error.errors(include_url=False)) from error
+        if asked.url is not None and asked.document is not None:
+            raise InvalidRequest("url: the document is there already; send one of the two.")
+        if asked.url is not None:
+            return nullcontext(Document(asked.url, asked.name or None, asked.options))
+        if asked.document is None:
+            raise InvalidRequest("document: neither it nor a url is there.")
         source = decoded("document", asked.document, self.max_bytes, self.too_large)
         return nullcontext(Document(source, asked.name, asked.options))
 
@@ -159,7 +173,6 @@ async def _receive(request: Request, settings: Settings, of_form: OfForm, of_bod
         with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as body:
             async for chunk in bounded.stream():
                 body.write(chunk)
-            body.seek(0)
             yield of_body(body, max_bytes, too_large)
     else:
         raise UnsupportedMediaType("Send the document as multipart/form-data or application/json.")

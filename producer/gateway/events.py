@@ -34,6 +34,15 @@ LEAST_GAP_S = 0.2
 LOOK_AGAIN_S = 2.0
 #: The outcomes that were told so far, and whether the end was.
 _EVENT_ID = re.compile(r"([0-9]{1,9})(-end)?")
+_EVENT = {
+    "type": "object",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string", "pattern": _EVENT_ID.pattern},
+        "event": {"enum": ["status", "page", "end"]},
+        "data": {"type": "string", "description": "JSON: the job's status, or of a page its number and `kind`."},
+    },
+}
 _EXAMPLE = """\
 id: 6
 event: status
@@ -56,7 +65,7 @@ data: {"id": "job_...", "state": "succeeded", ...}
     responses={
         200: {
             "description": "A stream that ends with the job.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
+            "content": {"text/event-stream": {"schema": _EVENT, "example": _EXAMPLE}},
         },
         204: {"description": "`Last-Event-ID` is that of the end: there is nothing more."},
         **responses(InvalidRequest, NotFound, Unavailable),

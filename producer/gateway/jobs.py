@@ -11,6 +11,8 @@ from pydantic import BaseModel, Field
 
 from producer.errors import (
     CorruptDocument,
+    FetchFailed,
+    FetchForbidden,
     IdempotencyMismatch,
     InvalidRequest,
     NotFinished,
@@ -101,6 +103,8 @@ def _answer(status: JobStatus, *, code: int = 200, headers: dict[str, str] | Non
             InvalidRequest,
             IdempotencyMismatch,
             RequestInProgress,
+            FetchForbidden,
+            FetchFailed,
             TooLarge,
             UnsupportedMediaType,
             CorruptDocument,
@@ -116,7 +120,9 @@ async def submit(
     """Accepts a PDF or an image and returns at once; the pool reads it in the background.
 
     The type is told from the document's first bytes, never from its name. Send it as a form with a `file` and the
-    options as fields, or as JSON with the document in base64.
+    options as fields, or as JSON with the document in base64 or with the `url` that it is fetched from.
+
+    With the option `webhook_url`, a signed webhook (https://www.standardwebhooks.com) tells when the job has ended.
 
     Send it again under the same `Idempotency-Key` when no answer came: it is one job, for as long as the pool knows it.
     With `Prefer: wait=10` the answer waits up to 10 seconds for the job to end, and is 200 if it has.

@@ -44,6 +44,11 @@ class PoolCollector(Collector):
             "Pages and messages that were given up; `ocrpool dead list` shows the last.",
             value=totals.get("dead_letters", 0),
         )
+        webhooks = CounterMetricFamily("ocrpool_webhooks", "Webhooks that came to an end.", labels=["state"])
+        for end in ("delivered", "failed"):
+            webhooks.add_metric([end], totals.get(f"webhooks_{end}", 0))
+        yield webhooks
+        yield GaugeMetricFamily("ocrpool_pending_webhooks", "Webhooks to be sent.", value=backlog["webhooks"])
         jobs = CounterMetricFamily("ocrpool_jobs", "Jobs that ended, by their final state.", labels=["state"])
         for state in JobState:
             if state.final:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from producer.errors import FetchForbidden, InvalidRequest, Unavailable
+from producer.errors import InvalidRequest, Unavailable
 from producer.gateway.problems import invalid
 from producer.job import Contract, ReadOptions
 from producer.ledger import Ledger
@@ -37,6 +37,8 @@ _NEVER = {
 }
 #: What a worker says it runs, such as `latin_PP-OCRv5_mobile 3f2a onnxruntime 1.23`.
 _RUNS = re.compile(r"(?:([a-z_]+)_)?PP-OCR(v\d+)_")
+#: What a document's address begins with: a text of another kind must never be taken for a path.
+WEB_ADDRESS = r"^https?://"
 #: Workers are asked again after this.
 _FRESH_S = 5.0
 
@@ -96,15 +98,6 @@ def refused(error: ValidationError) -> InvalidRequest:
     if first["type"] == "extra_forbidden":
         return invalid([{**first, "msg": "this pool has no such option"}])
     return invalid([first])
-
-
-def document_at(url: str) -> bytes:
-    """The document that a client has named by its address.
-
-    Raises:
-        FetchForbidden: this gateway fetches nothing.
-    """
-    raise FetchForbidden("fileUrl: this gateway fetches no documents; send the file itself.")
 
 
 class ServedModels:

@@ -27,7 +27,7 @@ from producer.gateway.documents import Document, received
 from producer.gateway.envelopes import JOB_REFUSAL, PADDLEOCR, documented, log_id
 from producer.gateway.jobs import JobIdInPath
 from producer.gateway.openapi import inlined
-from producer.gateway.paddle_options import OcrOptions, ServedModels, document_at, refused
+from producer.gateway.paddle_options import WEB_ADDRESS, OcrOptions, ServedModels, refused
 from producer.gateway.pictures import picture
 from producer.gateway.state import Gateway, OpenGateway, TheGateway
 from producer.job import BATCH_NAME, Contract, JobState, JobStatus, PageFailure
@@ -60,7 +60,9 @@ class OcrJob(Contract):
     model_config = ConfigDict(alias_generator=to_camel)
 
     model: str = Field(description="A model that the pool runs.", examples=["PP-OCRv6"])
-    file_url: str | None = Field(None, description="Where the document is fetched from, in place of a file.")
+    file_url: str | None = Field(
+        None, pattern=WEB_ADDRESS, description="Where the document is fetched from, in place of a file."
+    )
     optional_payload: OcrOptions = OcrOptions()
     page_ranges: str | None = Field(None, description="Which pages are read; all without it.", examples=["2,4-6"])
     batch_id: str | None = Field(
@@ -72,8 +74,10 @@ class OcrJob(Contract):
         options = self.optional_payload.read_options(self.page_ranges)
         if (file is None) == (self.file_url is None):
             raise InvalidRequest("fileUrl: give the document either as a file or as fileUrl.")
-        source = file if file is not None else document_at(self.file_url or "")
-        return Document(source, name, options, self.batch_id)
+        if self.file_url is not None:
+            return Document(self.file_url, None, options, self.batch_id)
+        assert file is not None
+        return Document(file, name, options, self.batch_id)
 
 
 @dataclass(frozen=True)

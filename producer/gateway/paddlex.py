@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import IO, Any, Literal
@@ -13,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from producer.errors import InvalidRequest, TooLarge
 from producer.formats import paddlex
 from producer.gateway.documents import Document, decoded, received
-from producer.gateway.paddle_options import OcrOptions, document_at, refused
+from producer.gateway.paddle_options import WEB_ADDRESS, OcrOptions, refused
 from producer.gateway.pictures import picture
 from producer.gateway.state import Gateway
 from producer.job import MediaType, PageResult
@@ -58,8 +59,8 @@ class _Body:
     def opened(self) -> AbstractContextManager[Document]:
         asked = self.asked()
         options = asked.read_options()
-        if asked.file.startswith(("http://", "https://")):
-            return nullcontext(Document(document_at(asked.file), "", options))
+        if re.match(WEB_ADDRESS, asked.file):
+            return nullcontext(Document(asked.file, None, options))
         source = decoded("file", asked.file, self.max_bytes, self.too_large)
         is_pdf = sniff(source[:SNIFF_BYTES]) is MediaType.PDF
         if asked.file_type is not None and is_pdf != (asked.file_type == 0):

@@ -1,8 +1,8 @@
 -- Records a new job, unless the pool is full or has it already. Its units, when its pages are known, or "prepare".
 -- ARGV: the admission (JSON): id, record (JSON text), blob, max_unfinished, deadline_ms (from now), ttl_s (of an
---       unfinished job), lane, pages_total or null, key (idempotency key or ''), fingerprint (of the request), units,
---       and where there is one: batch, the group that it belongs to, and batch_most, the jobs that a group may have;
---       retry_of, the final job whose document it reads again.
+--       unfinished job), lane, pages_total or null, key (idempotency key or ''), fingerprint (of the request), webhook
+--       (URL or ''), units, and where there is one: batch, the group that it belongs to, and batch_most, the jobs that
+--       a group may have; retry_of, the final job whose document it reads again.
 -- Returns {'accepted'}, {'full'}, {'exists'}, {'same', id} where the key, or a retry before this one, has brought a job,
 -- {'mismatch'} where the key has brought one for another request, {'batch full'}, or {'gone'} or {'not final'} of the job
 -- that is tried again.
@@ -19,6 +19,8 @@ local key, fingerprint = text('key'), text('fingerprint')
 local batch = asked.batch ~= nil and text('batch') or ''
 local batch_most = batch ~= '' and number('batch_most', 1)
 local retry_of = asked.retry_of ~= nil and text('retry_of') or ''
+local webhook = text('webhook')
+if webhook ~= '' then check_url(webhook) end
 if type(cjson.decode(record)) ~= 'table' then error('a record is an object') end
 if not string.match(id, '^%S+$') then error('an id is one word') end
 check_lane(lane)
@@ -44,6 +46,7 @@ redis.call('HSET', job_key(id), 'record', record, 'blob', blob, 'state', 'queued
   'deadline', deadline, 'pages_done', 0, 'pages_failed', 0, 'number', nth, 'lane', lane, 'first', asked.units[1])
 redis.call('ZADD', index_key('queued'), nth, id)
 if total then redis.call('HSET', job_key(id), 'pages_total', total) end
+if webhook ~= '' then redis.call('HSET', job_key(id), 'webhook', webhook) end
 for _, unit in ipairs(asked.units) do add_unit(id, unit, lane, 0, now) end
 redis.call('EXPIRE', job_key(id), ttl)
 redis.call('EXPIRE', spans_key(id), ttl)

@@ -7,6 +7,7 @@ local ns = KEYS[1]
 local LEASES, ACTIVE, RUNNING = ns .. ':leases', ns .. ':active', ns .. ':running'
 local TOTALS, GARBAGE, EVENTS = ns .. ':totals', ns .. ':garbage', ns .. ':events'
 local DEAD = ns .. ':dead'
+local OUTBOX, DELIVERIES = ns .. ':outbox', ns .. ':deliveries'
 local FRONTIER, SWEEPS = ns .. ':frontier', ns .. ':sweeps'
 local FINAL = { succeeded = true, partial = true, failed = true, cancelled = true, expired = true }
 
@@ -16,6 +17,7 @@ local function pages_key(id) return ns .. ':pages:' .. id end
 local function order_key(id) return ns .. ':order:' .. id end
 local function timeline_key(id) return ns .. ':timeline:' .. id end
 local function batch_key(name) return ns .. ':batch:' .. name end
+local function delivery_key(id) return ns .. ':delivery:' .. id end
 local function idempotency_key(name) return ns .. ':key:' .. name end
 
 local LANES = { 'interactive', 'bulk', 'quarantine' }
@@ -51,6 +53,10 @@ end
 local function check_lane(lane)
   for _, known in ipairs(LANES) do if lane == known then return end end
   error('there is no such lane')
+end
+
+local function check_url(url)
+  if not string.match(url, '^https?://[^/?#]+') then error('a webhook goes to a URL') end
 end
 
 -- Whether the fence is that of the unit's holder. 0 is the fence of a unit that nobody has held.
@@ -136,6 +142,57 @@ local function next_quarantined(now)
   return { { id, unit, 'quarantine' } }
 end
 
+-- A webhook's record is kept this long after its last change; a queue of them longer than any of its members.
+local DELIVERY_TTL_S, DELIVERIES_TTL_S = 7 * 86400, 30 * 86400
+
+-- Webhooks queue by origin (scheme, host, port), so that an endpoint that takes long keeps no other waiting.
+local function origin_of(url) return redis.sha1hex(string.match(url, '^https?://[^/?#]+')) end
+local function slow_key(origin) return ns .. ':slow:' .. origin end
+local function outbox_key(origin) return ns .. ':outbox:' .. origin end
+-- An endpoint is what stands before the query, which differs from job to job.
+local function disabled_key(url) return ns .. ':disabled:' .. redis.sha1hex(string.match(url, '^[^?#]+')) end
+
+-- Sets when the origin is looked at next: when the first of its webhooks is due, and its rest is over.
+local function set_due(origin)
+  local first = redis.call('ZRANGE', outbox_key(origin), 0, 0, 'WITHSCORES')
+  if not first[1] then return redis.call('ZREM', OUTBOX, origin) end
+  local rest = tonumber(redis.call('HGET', slow_key(origin), 'until')) or 0
+  return redis.call('ZADD', OUTBOX, math.max(rest, tonumber(first[2])), origin)
+end
+
+local function post(id, url, due)
+  local origin = origin_of(url)
+  redis.call('ZADD', outbox_key(origin), due, id)
+  redis.call('EXPIRE', outbox_key(origin), DELIVERIES_TTL_S)
+  set_due(origin)
+end
+
+-- Puts the webhook of a job that has just ended into the outbox, if it is to have one.
+local function post_webhook(id, state, now)
+  local v = redis.call('HMGET', job_key(id), 'webhook', 'pages_total', 'pages_done', 'pages_failed', 'error', 'record')
+  if not v[1] then return end
+  redis.call('HSET', delivery_key(id), 'url', v[1], 'state', 'pending', 'attempts', 0, 'outcome', '', 'ended', now,
+    'job_state', state, 'pages_total', v[2] or '', 'pages_done', v[3], 'pages_failed', v[4], 'error', v[5] or '',
+    'name', tostring(cjson.decode(v[6]).name or ''))
+  redis.call('EXPIRE', delivery_key(id), DELIVERY_TTL_S)
+  redis.call('ZADD', DELIVERIES, now, id)
+  redis.call('ZREMRANGEBYRANK', DELIVERIES, 0, -10001)
+  post(id, v[1], now)
+end
+
+-- Takes a webhook out of the outbox for good: 'delivered' or 'dead'.
+local function end_delivery(id, url, state, outcome, now)
+  redis.call('HSET', delivery_key(id), 'state', state, 'outcome', outcome)
+  redis.call('EXPIRE', delivery_key(id), DELIVERY_TTL_S)
+  redis.call('ZREM', outbox_key(origin_of(url)), id)
+  set_due(origin_of(url))
+  redis.call('HINCRBY', TOTALS, state == 'dead' and 'webhooks_failed' or 'webhooks_delivered', 1)
+  if state == 'dead' then
+    bury({ kind = 'webhook', job_id = id, name = string.match(url, '^[^?#]+'), code = 'webhook_failed',
+      reason = outcome }, now)
+  end
+end
+
 -- Ends the job unless it has ended: frees its units, starts its keys' last TTL, tells whoever waits.
 local function finalise(id, state, error_json, ttl_s, now)
   local key = job_key(id)
@@ -160,6 +217,7 @@ local function finalise(id, state, error_json, ttl_s, now)
   if name then redis.call('EXPIRE', idempotency_key(name), ttl_s) end
   redis.call('ZADD', GARBAGE, now + ttl_s * 1000, redis.call('HGET', key, 'blob'))
   redis.call('HINCRBY', TOTALS, 'jobs_' .. state, 1)
+  post_webhook(id, state, now)
   publish_event(id)
   return true
 end

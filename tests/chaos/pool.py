@@ -15,6 +15,7 @@ from typing import Any
 
 from producer import Producer
 from producer.errors import Unavailable
+from producer.job import ReadOptions
 from producer.ledger import Ledger
 from producer.plan import plan_workers
 from producer.processes import PYTHON, Process, ended_by
@@ -66,6 +67,8 @@ class Pool:
         self.ledger = Ledger(self.settings, self.client)
         self.witness = Witness(self.server, self.settings.namespace)
         self.producer = Producer(self.settings)
+        #: What `submit` asks for.
+        self.options = ReadOptions()
         self.submitted: dict[str, int] = {}
         #: What is told of the test beside its outcome: where the oracle puts its rows, under `ROW`.
         self.rows: list[tuple[str, object]] = []
@@ -93,7 +96,7 @@ class Pool:
         pages = pages or self.random.randint(1, 12)
         for _ in range(RETRIES):
             try:
-                job = self.producer.submit(document(pages, black, huge))
+                job = self.producer.submit(document(pages, black, huge), self.options)
             except Unavailable:
                 self.withheld += 1
                 time.sleep(RETRY_S)

@@ -78,7 +78,7 @@ def test_command_line(env: dict[str, str], folder: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl(env: dict[str, str], folder: Path, gateway_url: str, pool: Producer) -> None:
-    assert len(CURL) == 5
+    assert len(CURL) == 12
     script = "\n".join(CURL).replace("http://127.0.0.1:8080", gateway_url)
     printed = run(["bash", "-ec", script], {**env, "JOB": pool.submit(SAMPLES / "report.pdf").id}, folder)
     assert "Harrow & Finch" in printed

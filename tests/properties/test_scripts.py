@@ -18,20 +18,34 @@ import producer
 from producer.errors import Unavailable
 from producer.job import JobState, Lane
 from producer.ledger import Claim, Ledger
+from producer.outbox import Outbox
 from producer.settings import Settings
 from tests.conftest import assert_every_key_is_owned
 from tests.producer.test_ledger import claimed, lapse, make_job, page_read
 
 #: Every one that there is.
 SCRIPTS = sorted({path.stem for path in Path(producer.__file__).parent.glob("lua/*.lua")} - {"prelude"})
-#: Stand for what the test's job has: its id, and the fences of its claims.
-JOB, FENCE, PREPARE_FENCE = "<job>", "<fence>", "<fence of prepare>"
+#: Stand for what the test's job has: its id, and the fences of its claims; and for one that has ended.
+JOB, ENDED, FENCE, PREPARE_FENCE = "<job>", "<ended>", "<fence>", "<fence of prepare>"
 JUNK = st.one_of(
     st.sampled_from(
-        [JOB, FENCE, PREPARE_FENCE, "", "0", "1", "2", "3", "1000", "60000", "-1", "0.5", "nan", "inf", "1e20"]
+        [JOB, ENDED, FENCE, PREPARE_FENCE, "", "0", "1", "2", "3", "1000", "60000", "-1", "0.5", "nan", "inf", "1e20"]
     ),
     st.sampled_from(
-        ["prepare", "1+2", "3+1", "1+1", "0+0", "2+99999999", "interactive", "bulk", "quarantine", "failed"]
+        [
+            "prepare",
+            "1+2",
+            "3+1",
+            "1+1",
+            "0+0",
+            "2+99999999",
+            "interactive",
+            "bulk",
+            "quarantine",
+            "failed",
+            "again",
+            "dead",
+        ]
     ),
     st.sampled_from(["{}", "[]", "null", '{"code": "internal", "message": "m"}']),
     st.integers().map(str),
@@ -43,7 +57,7 @@ JUNK = st.one_of(
 def admission(**changed: object) -> str:
     """What `accept` is asked, of the right form but for what is `changed`."""
     form = {"id": "new", "record": "{}", "blob": "blob", "max_unfinished": 9, "deadline_ms": 9, "ttl_s": 9}
-    form |= {"lane": "interactive", "pages_total": 1, "key": "", "fingerprint": "", "units": ["1+1"]}
+    form |= {"lane": "interactive", "pages_total": 1, "key": "", "fingerprint": "", "webhook": "", "units": ["1+1"]}
     form |= {"batch": "", "batch_most": 9, "retry_of": ""}
     return json.dumps(form | changed)
 
@@ -107,6 +121,12 @@ def test_no_admission_breaks_the_ledger(fuzzed: Ledger) -> None:
         ("finish_page", [JOB, "1+2", FENCE, "1", "{}", "", "soon"]),
         ("plan", [JOB, PREPARE_FENCE, "many", "interactive", "1+1"]),
         ("renew", ["9000", JOB, "1+2"]),
+        ("accept", [admission(webhook="example.com")]),
+        ("settle_delivery", [JOB, "1", "perhaps", "0", "", "0", "0"]),
+        ("settle_delivery", [JOB, "1", "again", "soon", "", "0", "0"]),
+        ("settle_delivery", [ENDED, "1", "again", "soon", "", "0", "0"]),
+        ("take_delivery", ["soon", "200", "[]"]),
+        ("take_delivery", ["30000", "200", "{"]),
         ("sweep", ["200", "0", "9", "{}", "no JSON", "q.", "9000"]),
     ],
 )
@@ -127,18 +147,21 @@ def test_the_fence_of_a_unit_that_nobody_held_is_no_key_to_it(fuzzed: Ledger, sc
 
 
 def check(ledger: Ledger, script: str, arguments: list[str | bytes]) -> str:
-    """Run the script beside a job of three pages, one span of which is held, and one whose pages are not counted.
+    """Run the script beside a job of three pages, one span of which is held, one whose pages are not counted, and one
+    that has ended and whose webhook is to be sent.
 
     Returns whether it `ran`, or was `refused`.
     """
     ledger.namespace = f"t{uuid.uuid4().hex[:12]}"
-    job, uncounted = make_job(), make_job()
+    job, uncounted, ended = make_job(), make_job(), make_job(webhook_url="https://hooks.example/")
     ledger.settings = ledger.settings.model_copy(update={"span_pages": 2})
     ledger.accept(job, document_pages=3)
     ledger.accept(uncounted, document_pages=None)
+    ledger.accept(ended, document_pages=1)
+    ledger.cancel(ended.id)
     claim, counting = claimed(ledger, job, "1+2"), claimed(ledger, uncounted, "prepare")
     subject = uncounted.id if PREPARE_FENCE in arguments else job.id
-    known = {JOB: subject, FENCE: str(claim.fence), PREPARE_FENCE: str(counting.fence)}
+    known = {JOB: subject, ENDED: ended.id, FENCE: str(claim.fence), PREPARE_FENCE: str(counting.fence)}
     try:
         ledger._run(script, *(known.get(one, one) if isinstance(one, str) else one for one in arguments))
         verdict = "ran"
@@ -151,6 +174,7 @@ def check(ledger: Ledger, script: str, arguments: list[str | bytes]) -> str:
         finish_what_is_left(ledger, job.id)
     assert ledger.status(job.id).final, "a unit of the job is lost"
     assert_whole(ledger, job.id)
+    assert (ended.id in ledger.outbox()) == (Outbox(ledger).get(ended.id).state == "pending"), "a webhook is lost"
     for key in ledger.redis.scan_iter(f"{ledger.namespace}:*", count=1000):
         ledger.redis.delete(key)
     return verdict

@@ -1,0 +1,35 @@
+#!lua flags=allow-oom
+-- Writes how a webhook's try went. A late word of success counts, too: it was delivered.
+-- ARGV: job id, fence, verdict ('delivered', 'again' or 'dead'), delay of the next try (ms), outcome in a sentence,
+--       whether the endpoint took long ('1' or '0'), whether it wants no more ('1' or '0')
+-- Returns 'gone', 'final' (it is settled), 'fenced' or 'settled'.
+local id, verdict, now = ARGV[1], ARGV[3], now_ms()
+if verdict ~= 'delivered' and verdict ~= 'again' and verdict ~= 'dead' then error('a try does not end so') end
+local delay = whole(4, 0, 10 * 86400000)
+local v = redis.call('HMGET', delivery_key(id), 'url', 'state', 'fence')
+local url = v[1]
+if not url then return 'gone' end
+if v[2] ~= 'pending' then return 'final' end
+if verdict ~= 'delivered' and v[3] ~= ARGV[2] then return 'fenced' end
+redis.call('HINCRBY', delivery_key(id), 'attempts', 1)
+
+-- Each time in a row, the rest of an origin that takes long is twice as long: 5 s to 5 min.
+local origin = origin_of(url)
+local slow = slow_key(origin)
+if ARGV[6] ~= '1' then
+  redis.call('DEL', slow)
+elseif (tonumber(redis.call('HGET', slow, 'until')) or 0) <= now then
+  local times = redis.call('HINCRBY', slow, 'times', 1)
+  redis.call('HSET', slow, 'until', now + math.min(300000, 5000 * 2 ^ math.min(times - 1, 10)))
+  redis.call('EXPIRE', slow, 3600)
+end
+if ARGV[7] == '1' then redis.call('SET', disabled_key(url), '1', 'EX', 86400) end
+
+if verdict ~= 'again' then
+  end_delivery(id, url, verdict, ARGV[5], now)
+else
+  redis.call('HSET', delivery_key(id), 'outcome', ARGV[5])
+  redis.call('EXPIRE', delivery_key(id), math.ceil(delay / 1000) + DELIVERY_TTL_S)
+  post(id, url, now + delay)
+end
+return 'settled'

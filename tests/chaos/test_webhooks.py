@@ -1,0 +1,96 @@
+"""Senders of webhooks that are killed, and endpoints that do whatever endpoints do, while documents come in."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+import pytest
+from standardwebhooks import Webhook
+
+from producer.job import ReadOptions
+from producer.processes import PYTHON, Process
+from producer.settings import as_environment
+from tests.chaos.oracle import Report, judge
+from tests.chaos.pool import Pool, until
+from tests.http_site import Asked, Site, reply
+
+MakePool = Callable[..., Pool]
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def sender(chaos: Pool) -> Process:
+    log = chaos.settings.data_dir / "logs" / "webhooks.log"
+    command = [*PYTHON, "-m", "producer.cli", "webhooks", "deliver"]
+    return Process("webhooks", command, log, as_environment(chaos.settings))
+
+
+def hang_up(_: Asked) -> Iterator[bytes]:
+    yield from ()
+
+
+def let_pauses_pass(chaos: Pool) -> None:
+    """The pauses between tries, and the leases of those that were killed; they take up to hours."""
+    for origin in chaos.members("outbox"):
+        for key, members in ((f"outbox:{origin}", chaos.members(f"outbox:{origin}")), ("outbox", [origin])):
+            for member in members:
+                chaos.client.zadd(f"chaos:{key}", {member: 0}, xx=True)
+
+
+@pytest.mark.chaos
+def test_senders_killed_and_endpoints_failing(pool: MakePool, seed: int, full: bool) -> None:
+    chaos = pool(webhook_secrets=(SECRET,), fetch_allow=("127.0.0.1",))
+    report = Report("kill -9 of webhook senders", seed)
+    told: dict[str, list[Asked]] = defaultdict(list)
+
+    def as_endpoints_do(asked: Asked) -> Iterator[bytes]:
+        """The first tries of most jobs come to nothing; some come to something that the sender never hears of."""
+        tries = told[json.loads(asked.body)["data"]["id"]]
+        tries.append(asked)
+        if len(tries) > 3 or chaos.random.random() < 0.3:
+            yield from reply(204)(asked)
+            return
+        time.sleep(chaos.random.uniform(0, 0.2))
+        inward = f"Location: http://127.0.0.2:{inner.port}/"
+        answer = chaos.random.choice(
+            [reply(500), reply(429, b"", "Retry-After: 60"), reply(503), reply(302, b"", inward), hang_up]
+        )
+        yield from answer(asked)
+
+    with Site(reply(200)) as inner, Site(as_endpoints_do) as site:
+        chaos.options = ReadOptions(webhook_url=f"http://127.0.0.1:{site.port}/hook")
+        chaos.start_workers(1)
+        senders = [sender(chaos), sender(chaos)]
+        try:
+            with chaos.load():
+                for _ in range(12 if full else 2):
+                    until(lambda: bool(told), 60)
+                    time.sleep(chaos.random.uniform(0.5, 1.5))
+                    senders.pop(0).kill()
+                    senders.append(sender(chaos))
+                    let_pauses_pass(chaos)
+                    report.faults += 1
+            chaos.finish(60)
+            started = time.monotonic()
+
+            def all_told() -> bool:
+                let_pauses_pass(chaos)
+                return not chaos.ledger.outbox()
+
+            until(all_told, 120)
+            report.seconds = round(time.monotonic() - started, 1)
+        finally:
+            for process in senders:
+                process.stop(grace_s=20)
+    # Each job was told, as one event under one id, whatever ran twice; and nothing was sent inward.
+    assert set(told) == set(chaos.submitted)
+    assert max(map(len, told.values())) > 1
+    for job_id, tries in told.items():
+        assert {asked.headers["webhook-id"] for asked in tries} == {job_id.replace("job_", "msg_")}
+        assert len({asked.body for asked in tries}) == 1
+        Webhook(SECRET).verify(tries[-1].body, tries[-1].headers)
+    assert chaos.ledger.totals()["webhooks_delivered"] == len(told)
+    assert inner.connections == 0
+    judge(chaos, report)

@@ -1,0 +1,439 @@
+"""Webhooks: what the receiver sees, when it is tried again, and that none is lost or keeps others waiting."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook, WebhookVerificationError
+from typer.testing import CliRunner
+
+from producer import webhooks
+from producer.cli import app
+from producer.dead import DeadLetters
+from producer.errors import FetchFailed, NotFound
+from producer.fetching import Answer, Fetcher
+from producer.job import JobState
+from producer.ledger import Ledger
+from producer.outbox import LEASE_S, Delivery, DeliveryState, Outbox, Verdict
+from producer.processes import PYTHON, Process
+from producer.producer import Producer
+from producer.settings import Settings, as_environment
+from producer.webhooks import JITTER, SCHEDULE_S, Deliverer, delivering, judge, retry_after_s, signed
+from tests.http_site import Asked, Site, reply
+from tests.producer.gateway.serving import PDF, Served, wait_until
+from tests.producer.test_ledger import claimed, make_job, page_failed, page_read
+
+OLD, NEW = ("whsec_" + base64.b64encode(bytes([n]) * 24).decode() for n in (1, 2))
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(
+        update={
+            "webhook_secrets": (NEW, OLD),
+            "fetch_allow": ("127.0.0.1", "rebinding.example"),
+            "public_url": "https://ocr.example",
+        }
+    )
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """The receiver."""
+    with Site(reply(204)) as site:
+        yield site
+
+
+@pytest.fixture
+def outbox(ledger: Ledger) -> Outbox:
+    return Outbox(ledger)
+
+
+def ended(ledger: Ledger, url: str, *, failing: bool = False) -> str:
+    """A job of two pages with a webhook, that has just ended. Returns its id."""
+    job = make_job(webhook_url=url)
+    ledger.accept(job, document_pages=2)
+    claim = claimed(ledger, job, "1+2")
+    ledger.finish_page(claim, page_read(1))
+    ledger.finish_page(claim, page_failed(2) if failing else page_read(2))
+    return job.id
+
+
+def queues(ledger: Ledger) -> list[str]:
+    return [key.decode() for key in ledger.redis.scan_iter(f"{ledger.namespace}:outbox:*")]
+
+
+def due_in_s(ledger: Ledger, job_id: str) -> float:
+    """Time until the job's webhook is tried next, by the server's clock."""
+    [due] = [due for key in queues(ledger) if (due := ledger.redis.zscore(key, job_id)) is not None]
+    assert isinstance(due, float)
+    seconds, microseconds = ledger.redis.time()
+    return due / 1000 - seconds - microseconds / 1e6
+
+
+def make_due(ledger: Ledger) -> None:
+    """Let all the pauses and leases pass."""
+    for key in [f"{ledger.namespace}:outbox", *queues(ledger)]:
+        for member in cast(list[bytes], ledger.redis.zrange(key, 0, -1)):
+            ledger.redis.zadd(key, {member: 0})
+
+
+def deliverer(ledger: Ledger, settings: Settings, fetcher: Fetcher | None = None) -> Deliverer:
+    return Deliverer(settings, ledger, fetcher=fetcher, chance=lambda: 0.5)
+
+
+def send_due(sender: Deliverer, outbox: Outbox) -> Verdict:
+    taken = outbox.take()
+    assert taken is not None
+    return sender.send(taken)
+
+
+def verified(asked: Asked, secret: str) -> dict[str, object]:
+    found: dict[str, object] = Webhook(secret).verify(asked.body, asked.headers)
+    return found
+
+
+def test_the_receiver_verifies_what_it_is_told_with_each_secret(
+    ledger: Ledger, settings: Settings, outbox: Outbox, site: Site
+) -> None:
+    # Given a job with a webhook of which one page failed
+    job_id = ended(ledger, f"http://127.0.0.1:{site.port}/hook?tenant=7", failing=True)
+    # When it is delivered
+    assert send_due(deliverer(ledger, settings), outbox).state is DeliveryState.DELIVERED
+    # Then the public library verifies it by the old secret and by the new one, and by no other
+    [asked] = site.asked
+    told = verified(asked, OLD)
+    assert told == verified(asked, NEW)
+    with pytest.raises(WebhookVerificationError):
+        verified(asked, "whsec_" + base64.b64encode(bytes(24)).decode())
+    # And it says what has become of the job, and where to go on
+    status = ledger.status(job_id)
+    assert told["type"] == "job.partial"
+    assert datetime.fromisoformat(str(told["timestamp"])).timestamp() == status.finished_at
+    assert told["data"] == {
+        "id": job_id,
+        "name": "",
+        "state": "partial",
+        "pages_total": 2,
+        "pages_done": 1,
+        "pages_failed": 1,
+        "error": None,
+        "links": {
+            "self": f"https://ocr.example/v1/jobs/{job_id}",
+            "result": f"https://ocr.example/v1/jobs/{job_id}/result",
+        },
+    }
+    assert (asked.method, asked.path, asked.headers["content-type"]) == ("POST", "/hook?tenant=7", "application/json")
+    assert outbox.get(job_id).state is DeliveryState.DELIVERED
+    assert ledger.totals()["webhooks_delivered"] == 1
+    assert ledger.backlog()["webhooks"] == 0
+    assert outbox.take() is None
+
+
+def test_every_end_of_a_job_is_told_once_and_a_job_without_a_webhook_never(ledger: Ledger, outbox: Outbox) -> None:
+    ledger.accept(plain := make_job(), document_pages=1)
+    ledger.cancel(plain.id)
+    ledger.accept(cancelled := make_job(webhook_url="https://a.example/"), document_pages=1)
+    ledger.accept(expired := make_job(webhook_url="https://a.example/", deadline_s=0.001), document_pages=None)
+    ledger.cancel(cancelled.id)
+    ledger.cancel(cancelled.id)
+    wait_until(lambda: ledger.sweep("q.") is not None and ledger.status(expired.id).final)
+    events = {delivery.job_id: delivery.event("") for delivery in outbox.all()}
+    assert {job_id: event["type"] for job_id, event in events.items()} == {
+        cancelled.id: "job.cancelled",
+        expired.id: "job.expired",
+    }
+    assert events[expired.id]["data"]["error"]["code"] == "deadline_exceeded"
+    assert events[expired.id]["data"]["pages_total"] is None
+
+
+def test_a_dead_endpoint_is_tried_by_the_schedule_and_then_given_up(
+    ledger: Ledger, settings: Settings, outbox: Outbox, site: Site
+) -> None:
+    # Given an endpoint that fails each time
+    site.answer = reply(500)
+    job_id = ended(ledger, f"http://127.0.0.1:{site.port}/hook?token=secret")
+    sender = deliverer(ledger, settings)
+    # When all its tries are made, each when it is due
+    for pause_s in SCHEDULE_S:
+        assert due_in_s(ledger, job_id) == pytest.approx(pause_s * (1 + JITTER / 2), abs=2)
+        make_due(ledger)
+        send_due(sender, outbox)
+    # Then they were eight, of one event under one id, each signed anew
+    assert len(site.asked) == len(SCHEDULE_S) == 8
+    assert len({(asked.headers["webhook-id"], asked.body) for asked in site.asked}) == 1
+    assert all(verified(asked, NEW) for asked in site.asked)
+    # And the webhook is a dead letter, without what may be the receiver's secret
+    assert outbox.get(job_id).state is DeliveryState.DEAD
+    [letter] = DeadLetters(ledger).all()
+    assert (letter.kind, letter.job_id, letter.name) == ("webhook", job_id, f"http://127.0.0.1:{site.port}/hook")
+    assert letter.reason == "The endpoint answered 500 Internal Server Error."
+    assert letter.replayable_until is not None
+    assert (ledger.totals()["webhooks_failed"], ledger.backlog()["webhooks"]) == (1, 0)
+    assert outbox.take() is None
+
+    # When its letter is replayed once the endpoint lives
+    site.answer = reply(200)
+    with Producer(settings, ledger=ledger) as producer:
+        assert DeadLetters(ledger).replay(letter.id, producer).id == job_id
+        assert send_due(sender, outbox).state is DeliveryState.DELIVERED
+    # Then it comes under the id that it had
+    assert len({asked.headers["webhook-id"] for asked in site.asked}) == 1
+    assert not DeadLetters(ledger).all()
+
+
+def delivery(attempts: int = 0, url: str = "https://a.example/hook") -> Delivery:
+    return Delivery(
+        job_id="job_" + "0" * 32,
+        url=url,
+        state=DeliveryState.PENDING,
+        attempts=attempts,
+        outcome="",
+        ended_at=0,
+        job_state=JobState.SUCCEEDED,
+        pages_total=1,
+        pages_done=1,
+        pages_failed=0,
+        error=None,
+        name="",
+    )
+
+
+@given(chance=st.floats(0, 1, exclude_max=True), attempts=st.integers(0, 6))
+def test_a_pause_is_never_shorter_than_the_schedule_nor_much_longer(chance: float, attempts: int) -> None:
+    verdict = judge(delivery(attempts), FetchFailed("x"), 0, now=NOW, chance=lambda: chance)
+    assert verdict.state is DeliveryState.PENDING
+    assert SCHEDULE_S[attempts + 1] <= verdict.delay_s <= SCHEDULE_S[attempts + 1] * (1 + JITTER)
+    assert judge(delivery(7), FetchFailed("x"), 0, now=NOW, chance=lambda: chance).state is DeliveryState.DEAD
+
+
+@pytest.mark.parametrize(
+    ("header", "pause_s"),
+    [
+        ("120", 120),
+        ("2", 5),
+        ("999999999", 24 * 3600),
+        (format_datetime(NOW + timedelta(minutes=3)), 180),
+        (format_datetime(NOW - timedelta(days=1)), 5),
+        ("Fri, 99 Nov", 5),
+        ("-1", 5),
+        ("1e9", 5),
+        ("", 5),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_is_kept_within_bounds(header: str, pause_s: float, status: int) -> None:
+    answer = Answer(status, {"retry-after": header})
+    verdict = judge(delivery(), answer, 0, now=NOW, chance=lambda: 0)
+    assert (verdict.state, verdict.delay_s) == (DeliveryState.PENDING, pause_s)
+
+
+@given(st.text())
+def test_no_retry_after_brings_it_down(header: str) -> None:
+    assert retry_after_s(header, NOW) >= 0
+
+
+def test_an_endpoint_that_is_gone_gets_no_more(ledger: Ledger, settings: Settings, outbox: Outbox, site: Site) -> None:
+    # Given an endpoint that answered 410
+    site.answer = reply(410)
+    first = ended(ledger, f"http://127.0.0.1:{site.port}/hook?job=1")
+    assert send_due(deliverer(ledger, settings), outbox).disabled
+    # When another job ends that is to be told there
+    second = ended(ledger, f"http://127.0.0.1:{site.port}/hook?job=2")
+    other = ended(ledger, f"http://127.0.0.1:{site.port}/other")
+    # Then nothing more is sent there, and other endpoints of the site get theirs
+    site.answer = reply(200)
+    send_due(deliverer(ledger, settings), outbox)
+    assert outbox.take() is None
+    assert [asked.path for asked in site.asked] == ["/hook?job=1", "/other"]
+    assert {outbox.get(job).state for job in (first, second)} == {DeliveryState.DEAD}
+    assert outbox.get(other).state is DeliveryState.DELIVERED
+    # And who replays one opens the endpoint again
+    outbox.replay(second)
+    assert send_due(deliverer(ledger, settings), outbox).state is DeliveryState.DELIVERED
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_a_failure_and_is_not_followed(
+    ledger: Ledger, settings: Settings, outbox: Outbox, site: Site, status: int
+) -> None:
+    with Site(reply(200)) as inner:
+        site.answer = reply(status, b"", f"Location: http://127.0.0.1:{inner.port}/")
+        job_id = ended(ledger, f"http://127.0.0.1:{site.port}/")
+        assert send_due(deliverer(ledger, settings), outbox).state is DeliveryState.PENDING
+    assert inner.connections == 0
+    assert str(status) in outbox.get(job_id).outcome
+
+
+def test_an_endpoint_whose_name_moves_inward_is_not_touched(
+    ledger: Ledger, settings: Settings, outbox: Outbox, site: Site
+) -> None:
+    # Given an endpoint whose name was allowed when the job came in, and leads inward since
+    settings = settings.model_copy(update={"fetch_allow": ()})
+    fetcher = Fetcher(settings, resolver=lambda host, port: ["127.0.0.1"])
+    job_id = ended(ledger, f"https://moving.example:{site.port}/hook")
+    # When it is to be told
+    assert send_due(deliverer(ledger, settings, fetcher), outbox).state is DeliveryState.PENDING
+    # Then no byte was sent, and it is tried again later
+    assert (site.connections, site.received_bytes) == (0, 0)
+    assert "not a public one" in outbox.get(job_id).outcome
+
+
+def test_a_slow_endpoint_is_left_and_its_origin_rests(
+    ledger: Ledger, settings: Settings, outbox: Outbox, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an endpoint that says nothing
+    monkeypatch.setattr(webhooks, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(webhooks, "SLOW_S", 0.1)
+    silent = threading.Event()
+
+    def say_nothing(_: Asked) -> Iterator[bytes]:
+        silent.wait(30)
+        yield b""
+
+    site.answer = say_nothing
+    first = ended(ledger, f"http://127.0.0.1:{site.port}/a")
+    # When its time is over
+    verdict = send_due(deliverer(ledger, settings), outbox)
+    silent.set()
+    # Then it is tried again by the schedule, and what else is to go to its origin waits a little
+    assert (verdict.state, verdict.slow) == (DeliveryState.PENDING, True)
+    assert due_in_s(ledger, first) == pytest.approx(SCHEDULE_S[1] * (1 + JITTER / 2), abs=2)
+    ended(ledger, f"http://127.0.0.1:{site.port}/b")
+    assert outbox.take() is None
+    # And no longer than until it has answered in time
+    make_due(ledger)
+    site.answer = reply(200)
+    send_due(deliverer(ledger, settings), outbox)
+    make_due(ledger)
+    ended(ledger, f"http://127.0.0.1:{site.port}/c")
+    assert send_due(deliverer(ledger, settings), outbox).state is DeliveryState.DELIVERED
+
+
+def test_dead_endpoints_keep_no_other_waiting(ledger: Ledger, settings: Settings, site: Site) -> None:
+    # Given two endpoints that never answer, to which more is to be sent than is sent at a time
+    silent = threading.Event()
+
+    def say_nothing(_: Asked) -> Iterator[bytes]:
+        silent.wait(60)
+        yield b""
+
+    with Site(say_nothing) as dead, Site(say_nothing) as dead_too:
+        for _ in range(settings.webhook_deliveries):
+            ended(ledger, f"http://127.0.0.1:{dead.port}/")
+            ended(ledger, f"http://127.0.0.1:{dead_too.port}/")
+        alive = [ended(ledger, f"http://127.0.0.1:{site.port}/{n}") for n in range(20)]
+        # When a gateway begins to send
+        with delivering(settings, ledger):
+            told = {json.loads(site.came.get(timeout=30).body)["data"]["id"] for _ in alive}
+            # Then the endpoint that lives was told all, while of the dead ones each holds its share
+            assert told == set(alive)
+            assert {len(dead.asked), len(dead_too.asked)} == {settings.webhook_deliveries // webhooks.SHARE}
+            silent.set()
+
+
+def test_who_dies_while_sending_loses_nothing_and_the_id_stays(
+    ledger: Ledger, settings: Settings, outbox: Outbox, site: Site
+) -> None:
+    # Given a process that is killed while the endpoint has what it sent, and has not answered
+    hold = threading.Event()
+
+    def wait(asked: Asked) -> Iterator[bytes]:
+        hold.wait(60)
+        yield from reply(200)(asked)
+
+    site.answer = wait
+    job_id = ended(ledger, f"http://127.0.0.1:{site.port}/")
+    log = settings.data_dir / "deliver.log"
+    process = Process("deliver", [*PYTHON, "-m", "producer.cli", "webhooks", "deliver"], log, as_environment(settings))
+    try:
+        first = site.came.get(timeout=60)
+    finally:
+        process.kill()
+    hold.set()
+    # Then nobody else has it as long as its lease holds
+    assert outbox.take() is None
+    assert due_in_s(ledger, job_id) == pytest.approx(LEASE_S, abs=20)
+    assert outbox.get(job_id).state is DeliveryState.PENDING
+    # When the lease is over
+    make_due(ledger)
+    assert send_due(deliverer(ledger, settings), outbox).state is DeliveryState.DELIVERED
+    # Then it is sent again, as the same event
+    second = site.came.get(timeout=10)
+    assert (second.headers["webhook-id"], second.body) == (first.headers["webhook-id"], first.body)
+
+
+def test_of_two_that_send_the_later_one_decides_but_a_success_counts(
+    ledger: Ledger, settings: Settings, outbox: Outbox
+) -> None:
+    job_id = ended(ledger, "https://a.example/")
+    late = outbox.take()
+    make_due(ledger)
+    current = outbox.take()
+    assert late is not None
+    assert current is not None
+    again = Verdict(DeliveryState.PENDING, "It failed.", delay_s=5)
+    assert not outbox.settle(late, again)
+    assert outbox.settle(late, Verdict(DeliveryState.DELIVERED, "It came."))
+    assert not outbox.settle(current, again)
+    assert outbox.get(job_id).state is DeliveryState.DELIVERED
+    assert ledger.totals()["webhooks_delivered"] == 1
+
+
+def test_signatures_are_those_of_the_specification() -> None:
+    """The example of https://github.com/standard-webhooks/standard-webhooks/blob/main/libraries/python/README.md."""
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    now = datetime.fromtimestamp(1614265330, UTC)
+    headers = signed("msg_p5jXN8AQM9LWM0D4loKWxJek", '{"test": 2432232314}', [secret], now)
+    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    assert headers["webhook-timestamp"] == "1614265330"
+
+
+def test_the_command_line_lists_and_replays(
+    ledger: Ledger, settings: Settings, outbox: Outbox, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in as_environment(settings).items():
+        monkeypatch.setenv(name, value)
+    site.answer = reply(410)
+    dead = ended(ledger, f"http://127.0.0.1:{site.port}/hook?token=secret")
+    send_due(deliverer(ledger, settings), outbox)
+    waiting = ended(ledger, "https://hooks.example/")
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["webhooks", *arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    shown = run("list")
+    assert "410 Gone" in shown
+    assert "secret" not in shown
+    assert [line.split()[0] for line in shown.splitlines()[1:]] == [waiting, dead]
+    [row] = map(json.loads, run("list", "--state", "dead", "--format", "json").splitlines())
+    assert (row["job_id"], row["attempts"]) == (dead, 1)
+    run("replay", "--dead")
+    assert (outbox.get(dead).state, outbox.get(dead).attempts) == (DeliveryState.PENDING, 0)
+    with pytest.raises(NotFound):
+        CliRunner().invoke(app, ["webhooks", "replay", "job_" + "0" * 32], catch_exceptions=False)
+
+
+def test_a_gateway_sends_what_its_jobs_bring(settings: Settings, ledger: Ledger, site: Site) -> None:
+    settings = settings.model_copy(update={"gateway_port": 0})
+    with Served(settings) as served:
+        url = f"http://127.0.0.1:{site.port}/hook"
+        answer = served.http.post("/v1/jobs", files={"file": ("a.pdf", PDF)}, data={"webhook_url": url})
+        assert answer.status_code == 202, answer.text
+        served.http.delete(answer.headers["location"])
+        told = verified(site.came.get(timeout=30), NEW)
+        assert told["type"] == "job.cancelled"
+        wait_until(lambda: 'ocrpool_webhooks_total{state="delivered"} 1.0' in served.http.get("/metrics").text)
+        assert "ocrpool_pending_webhooks 0.0" in served.http.get("/metrics").text
