@@ -114,40 +114,30 @@ class Exporter:
             "timeout_s": self._settings.export_timeout_s,
             "max_bytes": self._settings.export_bytes,
         }
-        with ExitStack() as held:
-            source = held.enter_context(_opened(document))
-            try:
-                asked: IO[bytes] = held.enter_context(tempfile.TemporaryFile())
+        with ExitStack() as unfinished:
+            with _opened(document) as source, _room(), tempfile.TemporaryFile() as asked:
                 asked.write(json.dumps(request).encode())
                 asked.seek(0)
-                made: IO[bytes] = tempfile.TemporaryFile()
-            except OSError as error:
-                raise Unavailable(f"There is no room for the file: {error.strerror}.") from error
-            try:
+                made = unfinished.enter_context(tempfile.TemporaryFile())
                 self._ask(source, asked, made)
                 made.seek(0)
-            except BaseException:
-                made.close()
-                raise
-        return made
+            unfinished.pop_all()
+            return made
 
     def _ask(self, source: IO[bytes], asked: IO[bytes], made: IO[bytes]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours:
             with theirs:
                 given = (theirs.fileno(), source.fileno(), made.fileno())
-                try:
-                    child = subprocess.Popen(
-                        [*_COMMAND, str(os.getpid()), *map(str, given)],
-                        pass_fds=given,
-                        env=_ENVIRONMENT | {name: os.environ[name] for name in _INHERITED if name in os.environ},
-                        stdin=asked,
-                        stdout=subprocess.DEVNULL,
-                        stderr=subprocess.DEVNULL,
-                        start_new_session=True,
-                    )
-                except OSError as error:
-                    raise Unavailable(f"The export could not be started: {error.strerror}.") from error
+                child = subprocess.Popen(
+                    [*_COMMAND, str(os.getpid()), *map(str, given)],
+                    pass_fds=given,
+                    env=_ENVIRONMENT | {name: os.environ[name] for name in _INHERITED if name in os.environ},
+                    stdin=asked,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
             with child:
                 try:
                     reply = self._receive(ours)
@@ -184,6 +174,14 @@ def _check(reply: bytes, returncode: int | None, too_slow: PageTimeout) -> None:
 
 
 @contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"The file cannot be made now: {error.strerror}.") from error
+
+
+@contextmanager
 def _opened(document: Path) -> Iterator[IO[bytes]]:
     try:
         source = document.open("rb", buffering=0)
@@ -204,4 +202,4 @@ def _page(page: PageOutcome) -> dict[str, Any]:
 
 def _widths(pages: Sequence[PageOutcome]) -> dict[str, int]:
     letters = {letter for page in pages if isinstance(page, PageResult) for line in page.lines for letter in line.text}
-    return {letter: advance(letter) for letter in sorted(letters)}
+    return {letter: advance(letter) for letter in sorted({" ", *letters})}

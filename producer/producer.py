@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import tempfile
@@ -18,6 +19,7 @@ from producer.blobs import BlobStore, FolderStore
 from producer.errors import IdempotencyMismatch, InvalidRequest, OcrpoolError, QueueFull, TooLarge, Unavailable, naming
 from producer.escaping import NAME_CHARS, escaped, shown_name
 from producer.following import follow
+from producer.formats import Format
 from producer.idempotency import IdempotencyKey
 from producer.job import BATCH_NAME, Job, JobResult, JobState, JobStatus, PagesRead, ReadOptions, new_job_id
 from producer.ledger import AcceptedBefore, Ledger
@@ -25,6 +27,7 @@ from producer.listing import MOST_JOBS, list_jobs
 from producer.media import SNIFF_BYTES, sniff
 from producer.pages import read_pages
 from producer.queue import Publisher
+from producer.results import Results, Saves
 from producer.retries import again
 from producer.settings import Settings
 from producer.timeline import Timeline, read_timeline
@@ -48,6 +51,7 @@ class Producer:
         self.settings = settings or Settings()
         self.ledger = ledger or Ledger(self.settings)
         self.blobs: BlobStore = blobs or FolderStore(self.settings.blob_dir)
+        self.results = Results(self.settings, self.ledger, self.blobs)
         self._publisher = Publisher(self.settings)
 
     def submit(
@@ -298,8 +302,11 @@ class Producer:
 
 
 @dataclass(frozen=True)
-class JobHandle:
-    """One submitted job. Only its id matters: `Producer.job(id)` makes an equal handle in any process."""
+class JobHandle(Saves):
+    """One submitted job. Only its id matters: `Producer.job(id)` makes an equal handle in any process.
+
+    Once it is final, `save_to_json`, `save_to_markdown`, `save_to_pdf`, `save_to_img` and `save` write its result.
+    """
 
     producer: Producer
     id: str
@@ -329,6 +336,15 @@ class JobHandle:
 
     def timeline(self) -> Timeline:
         return self.producer.timeline(self.id)
+
+    def fetch(self, format: Format, page: int | None = None) -> IO[bytes]:
+        """The result in a format, as a file to be closed; an overlay is of one page. Raises as `Results` does."""
+        results = self.producer.results
+        if format is Format.PDF:
+            return results.pdf(self.result())
+        if format is Format.OVERLAY:
+            return results.overlay(self.result(), page or 1)
+        return io.BytesIO(results.text(self.result(), format).encode())
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -20,8 +20,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "escaping", "page_ranges", "redis_url", "bulk_messages"},
     {"addresses", "job", "settings", "cpus", "backoff", "room"},
-    {"media", "blobs", "fetching", "idempotency", "ledger", "queue", "logs", "processes", "cards"},
-    {"following", "outbox", "plan", "pages", "listing", "timeline", "retries", "batches"},
+    {"formats"},
+    {"exporting", "media", "blobs", "fetching", "idempotency", "ledger", "queue", "logs", "processes", "cards"},
+    {"following", "outbox", "plan", "pages", "listing", "timeline", "retries", "batches", "results"},
     {"producer", "workers", "dead", "webhooks"},
     {"embedded", "progress", "printing"},
     {"gateway", "cli", "dead_commands", "webhook_commands"},

@@ -93,8 +93,13 @@ def render(result: JobResult, format: Format, job: Job) -> str:
 
 def raise_without_pages(result: JobResult) -> None:
     """Raise the error of a job none of whose pages was read: a failure is never an empty document."""
-    if result.error is not None and pages_failed(result) == len(result.pages):
+    if result.error is not None and nothing_read(result):
         raise result.error.exception()
+
+
+def nothing_read(result: JobResult) -> bool:
+    """Whether the job failed without any page that was read."""
+    return result.error is not None and pages_failed(result) == len(result.pages)
 
 
 def pages_failed(result: JobResult) -> int:

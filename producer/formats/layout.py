@@ -18,7 +18,7 @@ TALL = 1.5
 _NARROW, _SLIM, _COMMON, _BROAD, _FULL = 250, 330, 560, 780, 1000
 _WIDTHS = {
     **dict.fromkeys("ijl.,:;'|!", _NARROW),
-    **dict.fromkeys(" frtI()[]{}-/\\\"`*", _SLIM),
+    **dict.fromkeys(' frtI()[]{}-/\\"`*', _SLIM),
     **dict.fromkeys("mwMWOQGCDHNUABKRV%@&", _BROAD),
 }
 

@@ -1,17 +1,20 @@
 """Markdown (CommonMark), as far as lines allow: larger lines are headings, gaps part paragraphs, nothing is invented.
 
-Rows of prose run on; where a row ends before its paragraph does, as on a receipt, the break stays. Tables are rows.
+Rows of prose run on; where a row ends although the next word had room in it, as on a receipt, the break stays.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
+from unicodedata import east_asian_width
 
-from producer.formats.layout import Row, bounds, reading_quad, rows
-from producer.job import Job, JobResult, PageFailure, PageOutcome, PageResult
+from producer.formats.layout import Row, bounds, reading_quad, rows, words
+from producer.job import Job, JobResult, PageFailure, PageOutcome
 
 #: A heading's letters are so many times as high as the page's common ones: of the second level, of the first.
 HEADING, TITLE = 1.35, 1.9
@@ -19,8 +22,6 @@ HEADING, TITLE = 1.35, 1.9
 HEADING_CHARACTERS = 80
 #: A gap of so many line heights begins a new paragraph, as does a row that is so much higher or lower than the last.
 PARAGRAPH_GAP, SAME_HEIGHT = 0.9, 1.25
-#: A row that fills this part of its paragraph's width goes on in the next.
-FULL_ROW = 0.9
 
 _ANYWHERE = re.compile(r"([\\`*_\[\]<>~|&])")
 #: What would make a list, a heading, a rule, a fence or a table of a line that begins with it.
@@ -30,10 +31,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 @dataclass(frozen=True)
 class _Placed:
-    """A row with its upright box."""
+    """A row, and where it stands."""
 
     row: Row
-    left: float
     top: float
     right: float
     bottom: float
@@ -76,9 +76,9 @@ def _blocks(page: PageOutcome) -> Iterator[str]:
 
 def _placed(row: Row) -> _Placed:
     quads = [reading_quad(line) for line in row.lines]
-    left, top, right, bottom = bounds(quads)
-    heights = [((a[0] - d[0]) ** 2 + (a[1] - d[1]) ** 2) ** 0.5 for a, _, _, d in quads]
-    return _Placed(row, left, top, right, bottom, max(median(heights), 1.0))
+    _, top, right, bottom = bounds(quads)
+    heights = [math.dist(a, d) for a, _, _, d in quads]
+    return _Placed(row, top, right, bottom, max(median(heights), 1.0))
 
 
 def _paragraphs(placed: list[_Placed], common: float) -> Iterator[list[_Placed]]:
@@ -108,12 +108,21 @@ def _level(paragraph: list[_Placed], common: float) -> int:
 
 
 def _prose(paragraph: list[_Placed]) -> str:
-    left, right = min(line.left for line in paragraph), max(line.right for line in paragraph)
-    text = ""
-    for line, next_line in zip(paragraph, [*paragraph[1:], None], strict=True):
-        text += escaped(line.row.text)
-        if next_line is not None:
-            parts = max(len(line.row.lines), len(next_line.row.lines))
-            runs_on = parts == 1 and line.right - left >= FULL_ROW * (right - left)
-            text += "\n" if runs_on else "\\\n"
+    right = max(line.right for line in paragraph)
+    text = escaped(paragraph[0].row.text)
+    for line, below in pairwise(paragraph):
+        text += ("\n" if _runs_on(line, below, right) else "\\\n") + escaped(below.row.text)
     return text
+
+
+def _runs_on(line: _Placed, below: _Placed, right: float) -> bool:
+    """Whether the row ends where it does because the next one's first word had no room in it any more."""
+    if len(line.row.lines) > 1 or len(below.row.lines) > 1:
+        return False
+    first = next(words(below.row.lines[0]), None)
+    if first is None:
+        return False
+    a, b, _, _ = first.quad
+    # Between Chinese or Japanese letters a row may end anywhere.
+    needed = below.height if east_asian_width(first.text[0]) in "WF" else math.dist(a, b) + below.height / 3
+    return line.right + needed > right

@@ -16,6 +16,7 @@ from producer.gateway import (
     listing,
     ocr,
     openapi,
+    overlays,
     paddleocr_api,
     problems,
     progress,
@@ -69,7 +70,7 @@ def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
     )
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     problems.install(app)
-    for part in (jobs, listing, progress, events, batches, ocr, paddleocr_api, health):
+    for part in (jobs, listing, progress, overlays, events, batches, ocr, paddleocr_api, health):
         app.include_router(part.router)
     openapi.describe_problems(app)
     return app

@@ -1,7 +1,7 @@
 """What is made of a document's bytes and its result: the searchable PDF, the overlay of its lines.
 
-Runs as a child process of whoever wants it (`producer.exporting` starts it), behind the same walls as the decoders. Like
-them it imports nothing of the rest of ocrpool.
+Runs as a child process of whoever wants it (`producer.exporting` starts it), behind the same walls as the decoders.
+Like them it imports nothing of the rest of ocrpool.
 """
 
 from __future__ import annotations
@@ -32,5 +32,5 @@ class PageLines:
 
     @classmethod
     def of(cls, page: dict[str, Any]) -> Self:
-        lines = tuple(Line(line["text"], tuple(map(tuple, line["quad"]))) for line in page["lines"])
+        lines = tuple(Line(line["text"], line["quad"]) for line in page["lines"])
         return cls(page["page"], page["width"], page["height"], lines, page["error"])

@@ -39,19 +39,21 @@ def _answer(request: dict[str, Any], document: int, output: int) -> dict[str, st
             _export(request, limits, source, file)
     except Refusal as refusal:
         return _refusal(refusal.code, str(refusal))
-    except MemoryError:
-        return _refusal("image_too_large", "The document needs more memory than it may take.")
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            message = f"The file would have more than {request['max_bytes']:,} bytes, the most that is written."
-            return _refusal("too_large", message)
-        if error.errno == errno.ENOSPC:
-            return _refusal("unavailable", "There is no room for the file.")
-        return _refusal("corrupt_document", "The document is damaged or cut short.")
-    except Exception:
-        # Decoders raise whatever a damaged field makes them stumble over.
-        return _refusal("corrupt_document", "The document is damaged or cut short.")
+    except Exception as error:
+        return _refusal(*_blame(error, request["max_bytes"]))
     return {"kind": "done"}
+
+
+def _blame(error: Exception, max_bytes: int) -> tuple[str, str]:
+    """The code and the sentence for what went wrong."""
+    if isinstance(error, MemoryError):
+        return "image_too_large", "The document needs more memory than it may take."
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return "too_large", f"The file would have more than {max_bytes:,} bytes, the most that is written."
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "unavailable", "There is no room for the file."
+    # Decoders raise whatever a damaged field makes them stumble over.
+    return "corrupt_document", "The document is damaged or cut short."
 
 
 def _export(request: dict[str, Any], limits: Limits, source: BinaryIO, file: BinaryIO) -> None:
@@ -61,7 +63,7 @@ def _export(request: dict[str, Any], limits: Limits, source: BinaryIO, file: Bin
     if request["format"] == "overlay":
         draw_overlay(source, request["media_type"], pages[0], limits, file)
     else:
-        write_searchable(source, request["media_type"], pages, request["widths"], limits, file)
+        write_searchable(source, request["media_type"], pages, file, widths=request["widths"], limits=limits)
 
 
 def _refusal(code: str, message: str) -> dict[str, str]:

@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pikepdf
+from pikepdf import Dictionary, Name, Stream
 from PIL import Image
-from pikepdf import Array, Dictionary, Name, Stream
 
 from worker.decoding import Limits, Pixels, check_pixels
 from worker.decoding.images import EXIF_ORIENTATION, FORMATS, ImageDocument
@@ -19,8 +19,8 @@ POINTS_PER_INCH = 72
 DPI = (50, 2400)
 #: Rows that are compressed at a time.
 BAND_ROWS = 256
-#: PNG's filter that tells of a row what differs from the one above, and the PDF's name for rows with filters.
-UP, PNG_ROWS = 2, 15
+#: PNG's filters that leave a row as it is or tell what differs from the one above; the PDF's name for rows with either.
+AS_IT_IS, UP, PNG_ROWS = 0, 2, 15
 #: A page for a picture that cannot be drawn: A4, in points.
 BLANK = (595, 842)
 
@@ -64,9 +64,10 @@ class Pictures:
             picture, (width, height), orientation = self._without_loss(pdf, number)
         if orientation >= 5:
             dpi = dpi[::-1]
+        size = POINTS_PER_INCH * width / dpi[0], POINTS_PER_INCH * height / dpi[1]
         # A page of more points would not be read again.
-        dots = max(1.0, *(POINTS_PER_INCH * side / one / self._limits.max_page_side_pt for side, one in zip((width, height), dpi, strict=True)))
-        size = POINTS_PER_INCH * width / dpi[0] / dots, POINTS_PER_INCH * height / dpi[1] / dots
+        shrink = max(1.0, max(size) / self._limits.max_page_side_pt)
+        size = size[0] / shrink, size[1] / shrink
         page = pdf.add_blank_page(page_size=size)
         page.Resources = Dictionary(XObject=Dictionary(Picture=picture))
         laid = LAID[orientation].format(w=f"{size[0]:.4f}", h=f"{size[1]:.4f}")
@@ -78,8 +79,8 @@ class Pictures:
         page = pdf.add_blank_page(page_size=BLANK)
         font = Dictionary(Type=Name.Font, Subtype=Name.Type1, BaseFont=Name.Helvetica, Encoding=Name.WinAnsiEncoding)
         page.Resources = Dictionary(Font=Dictionary(F=font))
-        text = pikepdf.unparse_content_stream([([pikepdf.String(sentence.encode("cp1252", "replace"))], pikepdf.Operator("Tj"))])
-        page.Contents = pdf.make_stream(b"BT /F 11 Tf 40 780 Td " + text + b" ET\n")
+        text = pikepdf.String(sentence.encode("ascii", "replace")).unparse()
+        page.Contents = pdf.make_stream(b"BT /F 11 Tf 40 780 Td " + text + b" Tj ET\n")
 
     def _dpi(self) -> tuple[float, float]:
         named: Any = self._header.info.get("dpi", (0, 0))
@@ -113,7 +114,7 @@ class Pictures:
         if channels == 1 and _is_black_and_white(pixels):
             data, bits = b"".join(_bits(pixels)), 1
         else:
-            data, bits = b"".join(_rows(pixels, channels)), 8
+            data, bits = _rows(pixels, channels), 8
             options["DecodeParms"] = Dictionary(Predictor=PNG_ROWS, Colors=channels, Columns=width)
         space = Name.DeviceGray if channels == 1 else Name.DeviceRGB
         return _picture(pdf, data, (width, height), space, bits, **options), (width, height), 1
@@ -154,16 +155,26 @@ def _bits(pixels: Pixels) -> Iterator[bytes]:
     yield deflate.flush()
 
 
-def _rows(pixels: Pixels, channels: int) -> Iterator[bytes]:
+def _rows(pixels: Pixels, channels: int) -> bytes:
+    """Drawings are smaller as they are, photographs with the filter: a band from the middle tells which."""
+    top = max(0, (len(pixels) - BAND_ROWS) // 2)
+    band = pixels[top : top + BAND_ROWS]
+    tried = {filter: sum(map(len, _filtered(band, channels, filter))) for filter in (AS_IT_IS, UP)}
+    better = min(tried, key=tried.__getitem__)
+    return b"".join(_filtered(pixels, channels, better))
+
+
+def _filtered(pixels: Pixels, channels: int, filter: int) -> Iterator[bytes]:
     deflate = zlib.compressobj()
-    height, width, _ = pixels.shape
-    above = np.zeros(width * channels, np.uint8)
+    above = np.zeros(pixels.shape[1] * channels, np.uint8)
     for band in _bands(pixels):
         rows = band[..., :channels].reshape(len(band), -1)
         filtered = np.empty((len(rows), rows.shape[1] + 1), np.uint8)
-        filtered[:, 0] = UP
-        filtered[0, 1:] = rows[0] - above
-        filtered[1:, 1:] = rows[1:] - rows[:-1]
-        above = rows[-1]
+        filtered[:, 0] = filter
+        filtered[:, 1:] = rows
+        if filter == UP:
+            filtered[0, 1:] -= above
+            filtered[1:, 1:] -= rows[:-1]
+            above = rows[-1]
         yield deflate.compress(filtered.tobytes())
     yield deflate.flush()

@@ -9,7 +9,6 @@ from typing import BinaryIO
 
 import pikepdf
 import pypdfium2
-import pypdfium2.raw as pdfium
 
 from worker.decoding import Limits, Refusal
 from worker.decoding.pdfs import PdfDocument
@@ -25,19 +24,20 @@ def write_searchable(
     source: BinaryIO,
     media_type: str,
     pages: Sequence[PageLines],
+    file: BinaryIO,
+    *,
     widths: Mapping[str, int],
     limits: Limits,
-    file: BinaryIO,
 ) -> None:
-    """Write the PDF. `widths` are of the letters of all lines, in thousandths of their height."""
+    """Write the PDF. `widths` are of the space and all letters of the lines, in thousandths of their height."""
     if media_type == "application/pdf":
-        _add_text(source, pages, widths, limits, file)
+        _add_text(source, pages, file, widths=widths, limits=limits)
     else:
-        _make_pages(source, media_type, pages, widths, limits, file)
+        _make_pages(source, media_type, pages, file, widths=widths, limits=limits)
 
 
 def _add_text(
-    source: BinaryIO, pages: Sequence[PageLines], widths: Mapping[str, int], limits: Limits, file: BinaryIO
+    source: BinaryIO, pages: Sequence[PageLines], file: BinaryIO, *, widths: Mapping[str, int], limits: Limits
 ) -> None:
     drawn = PdfDocument(source, limits)
     with _opened(source) as pdf:
@@ -55,16 +55,18 @@ def _add_text(
                 opened.close()
             if lines:
                 _lay(pdf, pdf.pages[page.page - 1], text_layer(lines, place, font), font)
-        pdf.save(file)
+        # Its XMP, which may be broken, is none of our business.
+        pdf.save(file, fix_metadata_version=False)
 
 
 def _make_pages(
     source: BinaryIO,
     media_type: str,
     pages: Sequence[PageLines],
+    file: BinaryIO,
+    *,
     widths: Mapping[str, int],
     limits: Limits,
-    file: BinaryIO,
 ) -> None:
     read = {page.page: page for page in pages}
     with pikepdf.new() as pdf:

@@ -1,11 +1,12 @@
 """Text that is found, marked and copied, and not seen: content for a PDF page.
 
-Every letter is a blank of about its width, of one font without glyphs; what it stands for is said by the font's map to
-Unicode. So any script works, and nothing has to be installed.
+Every letter is a blank of about its width, of one font that has nothing else; what it stands for is said by the font's
+map to Unicode. So any script works, and nothing has to be installed.
 """
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,13 +19,19 @@ from worker.exporting import Line, Point
 #: From pixels of the upright page to the PDF's own coordinates, in points.
 Place = Callable[[float, float], Point]
 
-#: A font of nothing but an empty glyph, of 1,000 units an em.
+# Python loads an encoding when it is first used: here, while files may still be opened. pypdfium2 uses the other one.
+UTF_16, _ = codecs.lookup("utf-16-be"), codecs.lookup("utf-16-le")
+
+#: A font of blanks, of 1,000 units an em: each is two points, one below the line where it begins and one above it
+#: where it ends, so that it has an extent for readers that look for it, and paints nothing for those that would.
 FONT = (Path(__file__).parent / "glyphless.ttf").read_bytes()
-EMPTY_GLYPH = (1).to_bytes(2, "big")
+#: Width of a blank -> its place in the font.
+GLYPHS = {250: 1, 330: 2, 560: 3, 780: 4, 1000: 5}
 UNITS = 1000
 #: How far letters reach above and below their line, in units: a quad holds both.
 ASCENT, DESCENT = 800, -200
 INVISIBLE = 3
+SPACE = " "
 #: Most entries of one block of a character map (Adobe Technical Note 5014).
 BLOCK = 100
 
@@ -49,7 +56,7 @@ class InvisibleFont:
     PLACEHOLDER = b"/Font#"
 
     def __init__(self, pdf: pikepdf.Pdf, widths: Mapping[str, int]) -> None:
-        """`widths` of every letter that is to be written, in thousandths of its height."""
+        """`widths` of every letter that is to be written, and of the space: each one of `GLYPHS`."""
         self._widths = widths
         self._codes = {letter: code for code, letter in enumerate(widths, 1)}
         self.resource = pdf.make_indirect(
@@ -84,6 +91,7 @@ class InvisibleFont:
             StemV=80,
             FontFile2=Stream(pdf, FONT, Length1=len(FONT)),
         )
+        glyphs = (GLYPHS[width].to_bytes(2, "big") for width in self._widths.values())
         return pdf.make_indirect(
             Dictionary(
                 Type=Name.Font,
@@ -91,7 +99,7 @@ class InvisibleFont:
                 BaseFont=Name.Glyphless,
                 CIDSystemInfo=Dictionary(Registry=b"Adobe", Ordering=b"Identity", Supplement=0),
                 FontDescriptor=pdf.make_indirect(descriptor),
-                CIDToGIDMap=Stream(pdf, EMPTY_GLYPH * (len(self._codes) + 1)),
+                CIDToGIDMap=Stream(pdf, b"\0\0" + b"".join(glyphs)),
                 W=Array([1, Array(list(self._widths.values()))]),
             )
         )
@@ -104,7 +112,7 @@ class InvisibleFont:
         for start in range(0, len(codes), BLOCK):
             block = codes[start : start + BLOCK]
             yield f"{len(block)} beginbfchar"
-            yield from (f"<{code:04x}> <{letter.encode('utf-16-be').hex()}>" for letter, code in block)
+            yield from (f"<{code:04x}> <{UTF_16.encode(letter)[0].hex()}>" for letter, code in block)
             yield "endbfchar"
         yield "endcmap CMapName currentdict /CMap defineresource pop end end"
 
@@ -126,7 +134,9 @@ def _line(line: Line, place: Place, font: InvisibleFont) -> str:
     share = -DESCENT / UNITS
     x, y = d[0] + (a[0] - d[0]) * share, d[1] + (a[1] - d[1]) * share
     stretch = 100 * length / (size * width)
+    # The space ends the line's last word for readers that put lines together.
+    text = font.encode(line.text + SPACE)
     return (
         f"{font.PLACEHOLDER.decode()} {size:.3f} Tf {stretch:.3f} Tz "
-        f"{cosine:.5f} {sine:.5f} {-sine:.5f} {cosine:.5f} {x:.3f} {y:.3f} Tm <{font.encode(line.text)}> Tj"
+        f"{cosine:.5f} {sine:.5f} {-sine:.5f} {cosine:.5f} {x:.3f} {y:.3f} Tm <{text}> Tj"
     )
