@@ -22,6 +22,7 @@ from producer.producer import Producer
 from producer.settings import Settings
 from tests.contracts.official import COMMAND_LINE, ClientError, Official
 from tests.documents import SAMPLES, character_f1, png, samples, tiff, truth
+from tests.http_site import Site, reply
 from tests.integration.test_cli import up
 from tests.producer.gateway.serving import Served
 
@@ -199,6 +200,17 @@ def test_a_full_pool(official: Official, kind: str, settings: Settings) -> None:
         with pytest.raises(ClientError, match="HTTP 429: Rate limit exceeded: The pool holds 1 unfinished") as refused:
             official.call(kind, served.url, "submit_ocr", file_path=str(RECEIPT))
     assert refused.value.kind == "RateLimitError"
+
+
+def test_a_document_at_an_address(official: Official, kind: str, settings: Settings) -> None:
+    changed = {"paddleocr_models": ("PP-OCRv6",), "fetch_allow": ("127.0.0.1",)}
+    with Site(reply(200, png("from afar"))) as site, Served(settings.model_copy(update=changed)) as served:
+        submit = partial(official.call, kind, served.url, "submit_ocr")
+        job = submit(file_url=f"http://127.0.0.1:{site.port}/a.png", batch_id="afar", page_ranges="1")
+        assert official.call(kind, served.url, "get_status", job_id=job["job_id"])["state"] == "pending"
+        with pytest.raises(ClientError, match=r"Bad request: .*127\.0\.0\.2 is not fetched from") as refused:
+            submit(file_url=f"https://127.0.0.2:{site.port}/a.png")
+    assert refused.value.kind == "InvalidRequestError"
 
 
 def test_a_token_that_is_refused(

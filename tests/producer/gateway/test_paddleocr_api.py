@@ -13,6 +13,7 @@ from producer.errors import Unauthorized
 from producer.gateway.signing import SignedUrls
 from producer.ledger import Ledger
 from producer.settings import Settings
+from tests.http_site import Site, reply
 from tests.producer.gateway.serving import PDF, PNG, Served, count_pages, read_pages
 
 JOBS = "/api/v2/ocr/jobs"
@@ -117,7 +118,7 @@ def test_gateways_of_one_pool_agree(served: Served, settings: Settings, ledger: 
         ({"model": "PP-OCRv6", "optionalPayload": "{"}, 400, "optionalPayload: not valid JSON"),
         ({"model": "PP-OCRv6", "optionalPayload": "[1]"}, 400, "optionalPayload: "),
         ({"model": "PP-OCRv6", "optionalPayload": '{"textDetThresh": "x"}'}, 400, "optionalPayload.textDetThresh: "),
-        ({"model": "PP-OCRv6", "fileUrl": "https://example.com/a.pdf"}, 400, "fileUrl: "),
+        ({"model": "PP-OCRv6", "fileUrl": "https://example.com/a.pdf"}, 400, "fileUrl: give the document either"),
     ],
 )
 def test_fields_at_fault(http: httpx.Client, fields: dict[str, str], status: int, says: str) -> None:
@@ -136,12 +137,34 @@ def test_documents_at_fault(http: httpx.Client) -> None:
     assert_refused(http.put(JOBS), 405, "PUT")
 
 
-def test_an_address_is_fetched_or_refused(http: httpx.Client) -> None:
+def test_a_document_is_fetched_from_its_address(settings: Settings, ledger: Ledger) -> None:
     asked = {"model": "PP-OCRv6", "optionalPayload": {"visualize": False}}
-    assert_refused(http.post(JOBS, json=asked), 400, "fileUrl: ")
-    refused = http.post(JOBS, json={**asked, "fileUrl": "http://169.254.169.254/latest"})
-    assert_refused(refused, 400, "")
-    assert refused.json()["error"] == "fetch_forbidden"
+    with (
+        Site(reply(200, PDF)) as site,
+        Served(settings.model_copy(update={"fetch_allow": ("127.0.0.1",)})) as served,
+    ):
+        url = f"http://127.0.0.1:{site.port}/in/report.pdf?token=1"
+        job_id = served.http.post(JOBS, json={**asked, "fileUrl": url, "batchId": "of.mine"}).json()["data"]["jobId"]
+        followed = served.http.get(f"{JOBS}/batch/of.mine").json()["data"]["extractResult"]
+    job = ledger.job(job_id)
+    assert (job.name, job.media_type, job.options.visualize) == ("report.pdf", "application/pdf", False)
+    assert [one["jobId"] for one in followed] == [job_id]
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("http://169.254.169.254/latest", "fetch_forbidden"),
+        ("https://[::1]/", "fetch_forbidden"),
+        ("/etc/passwd", "invalid_request"),
+        ("file:///etc/passwd", "invalid_request"),
+    ],
+)
+def test_inner_addresses_and_paths_are_not_fetched(http: httpx.Client, ledger: Ledger, url: str, code: str) -> None:
+    refused = http.post(JOBS, json={"model": "PP-OCRv6", "fileUrl": url})
+    assert_refused(refused, 400, "rl: ")
+    assert refused.json()["error"] == code
+    assert ledger.backlog()["unfinished"] == 0
 
 
 def test_refusals_leave_nothing_behind(http: httpx.Client, ledger: Ledger, settings: Settings) -> None:
