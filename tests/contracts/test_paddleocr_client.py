@@ -208,7 +208,7 @@ def test_a_document_at_an_address(official: Official, kind: str, settings: Setti
         submit = partial(official.call, kind, served.url, "submit_ocr")
         job = submit(file_url=f"http://127.0.0.1:{site.port}/a.png", batch_id="afar", page_ranges="1")
         assert official.call(kind, served.url, "get_status", job_id=job["job_id"])["state"] == "pending"
-        with pytest.raises(ClientError, match=r"Bad request: .*127\.0\.0\.2 is not fetched from") as refused:
+        with pytest.raises(ClientError, match=r"Bad request: .*127\.0\.0\.2 must not be reached") as refused:
             submit(file_url=f"https://127.0.0.2:{site.port}/a.png")
     assert refused.value.kind == "InvalidRequestError"
 
