@@ -61,7 +61,7 @@ def test_it_reads_with_the_real_models(real: httpx.Client) -> None:
         ({"file": "no base64!"}, 422, "file: not valid base64."),
         ({"file": encoded(b"just text")}, 415, "neither a PDF nor"),
         ({"file": encoded(PNG + bytes(100_000))}, 413, "100000 bytes"),
-        ({"file": "http://169.254.169.254/a.png"}, 422, "fetch"),
+        ({"file": "http://169.254.169.254/a.png"}, 422, "169.254.169.254 must not be reached"),
         ({"fileType": 0}, 422, "fileType: 0 is said, but the document is an image (1)."),
         ({"file": encoded(PDF), "fileType": 1}, 422, "fileType: 1 is said, but the document is a PDF (0)."),
         ({"fileType": 2}, 422, "fileType: "),
