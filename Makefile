@@ -21,10 +21,16 @@ help: ## Show this list
 	VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# PaddleOCR's own client, with all that it brings: its OpenCV would overwrite the files of ours.
+.venv-paddleocr/installed: tests/contracts/paddleocr.lock .venv/installed
+	$(UV) venv --quiet --clear --python $(BIN)/python .venv-paddleocr
+	VIRTUAL_ENV=.venv-paddleocr $(UV) pip install --quiet --no-deps --require-hashes -r tests/contracts/paddleocr.lock
+	@touch $@
+
 demo: .venv/installed ## Read the sample documents with a pool of its own
 	$(BIN)/ocrpool read --embedded tests/samples/*.png tests/samples/*.jpg tests/samples/*.tiff tests/samples/*.pdf
 
-test: lint types ## Lint, check types, run the tests
+test: lint types .venv-paddleocr/installed ## Lint, check types, run the tests
 	$(BIN)/pytest
 
 chaos: .venv/installed ## Every fault at length, with CHAOS_SEED=... or a seed that is printed; CHAOS_REPORT=FILE keeps the counts
@@ -63,6 +69,8 @@ lock: ## Pin every dependency anew
 		--extra gpu --extra paddle --extra gateway --extra flower --extra s3 --excludes deploy/gpu-excludes.txt \
 		--no-emit-package ocrpool --no-emit-package paddlepaddle \
 		--custom-compile-command "make lock" --output-file deploy/requirements-gpu.lock
+	echo "paddleocr==3.7.0" | $(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 - \
+		--custom-compile-command "make lock" --output-file tests/contracts/paddleocr.lock
 
 clean: ## Remove what the targets above made
-	rm -rf .venv .venv-parity .mypy_cache .ruff_cache .pytest_cache .hypothesis bench-results dist
+	rm -rf .venv .venv-parity .venv-paddleocr .mypy_cache .ruff_cache .pytest_cache .hypothesis bench-results dist

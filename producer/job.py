@@ -87,6 +87,27 @@ class ReadOptions(Contract):
     engine: Literal["pp-ocr"] = Field("pp-ocr", description="Which engine reads the pages.")
     orientation: bool = Field(False, description="Turn text lines that stand upside down.")
     min_score: float = Field(0.5, ge=0.0, le=1.0, description="Lines that the recogniser trusts less are left out.")
+    detector_threshold: float = Field(
+        0.3, ge=0.0, le=1.0, description="A pixel belongs to text above this probability."
+    )
+    detector_box_threshold: float = Field(
+        0.4, ge=0.0, le=1.0, description="A line is kept if its pixels' mean probability reaches this."
+    )
+    detector_unclip_ratio: float = Field(
+        1.6,
+        gt=0.0,
+        le=5.0,
+        description="The detector sees lines shrunk: they grow by area x ratio / perimeter on each side.",
+    )
+    detector_side_px: int | None = Field(
+        None, ge=32, le=4096, description="Limit of a side of the page as the detector sees it, in pixels."
+    )
+    detector_side: Literal["max", "min"] = Field(
+        "max",
+        description="Whether its longer side has at most so many pixels, or its shorter one at least, as far as the "
+        "detector's shapes reach.",
+    )
+    visualize: bool = Field(True, description="Whether PaddleOCR's results name a picture of each page with its lines.")
     lane: Literal[Lane.INTERACTIVE, Lane.BULK] = Field(Lane.INTERACTIVE, description="interactive or bulk.")
     deadline_s: float | None = Field(
         None, gt=0, le=7 * 86_400, description="The job expires this many seconds after submission."

@@ -45,6 +45,7 @@ Keys, below the namespace:
     slow:<sha>   hash    an origin that takes long, and its rest         TTL
     disabled:<s> string  an endpoint that wants no more webhooks         TTL
     dead         hash    dead letters by number                          kept until dropped, the last 1,000
+    signing_key  string  signs addresses, the same for all gateways      kept for ever, of fixed size
     totals       hash    counters since the namespace began              kept for ever, of fixed size
 
 A unit is what one message asks for: a span of pages (`1+8`) or `prepare` (count the pages). Each change is one Lua
@@ -54,6 +55,7 @@ script that runs whole or not at all and reads the server's clock.
 from __future__ import annotations
 
 import json
+import secrets
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -750,6 +752,13 @@ class Ledger:
         return bool(self._run("replay_delivery", job_id) == b"replayed")
 
     # The pool as a whole
+
+    def signing_key(self) -> bytes:
+        """The random key that signs addresses: the same for whoever asks."""
+        name = f"{self.namespace}:signing_key"
+        with reachable():
+            self.redis.set(name, secrets.token_bytes(32), nx=True)
+            return cast(bytes, self.redis.get(name))
 
     def totals(self) -> dict[str, int]:
         """Counters since the namespace began: `jobs_<state>`, `jobs_accepted`, `pages_succeeded`, `pages_failed`,

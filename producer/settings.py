@@ -188,6 +188,17 @@ class Settings(BaseSettings):
     max_queued_jobs: int = Field(
         10_000, ge=1, description="Unfinished jobs that the pool holds before it refuses more."
     )
+    signing_key: str = Field(
+        "",
+        description="Signs the addresses of results that need no token; empty: a random one that Redis keeps, the same "
+        "for all gateways.",
+    )
+    signed_url_ttl_s: float = Field(3600, gt=0, le=30 * 86_400, description="Such an address is good for this long.")
+    paddleocr_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Models of PaddleOCR's API that this pool answers to, such as `PP-OCRv5,PP-OCRv6`; empty: what its "
+        "workers run.",
+    )
     max_batch_documents: int = Field(1000, ge=1, le=10_000, description="Most documents of one request for a batch.")
     max_batch_bytes: int = Field(
         100_000_000, ge=1, description="Most bytes of them together; up to a million of each are held in memory."
@@ -307,7 +318,7 @@ class Settings(BaseSettings):
             return tuple(int(number) for number in filter(None, value.split(",")))
         return value
 
-    @field_validator("fetch_allow", "webhook_secrets", mode="before")
+    @field_validator("fetch_allow", "webhook_secrets", "paddleocr_models", mode="before")
     @classmethod
     def _parse_texts(cls, value: object) -> object:
         """Environment form: `one,two`."""

@@ -58,6 +58,7 @@ OWNED = {
     "dead",
     "totals",
     "flow",
+    "signing_key",
     *(f"waiting:{lane}" for lane in Lane),
     *(f"turns:{lane}" for lane in Lane),
     *(f"index:{state}" for state in JobState),

@@ -11,19 +11,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from producer.job import ReadOptions
 from worker.predictors import Answers, Predictor, Shape
 from worker.shapes import ShapeList
 from worker.tensors import Bucket, Page, Shrunk, portions
 
 #: Probabilities travel as whole numbers up to this.
 CERTAIN = 255
-#: A pixel of the map belongs to text above this probability.
-PIXEL_THRESHOLD = 0.3
-#: A box is kept if its pixels' mean probability reaches this. Lower than PP-OCR's 0.5 to 0.6: faint print is read more
-#: often, and what is not text falls to the recogniser's own score.
-BOX_THRESHOLD = 0.4
-#: The detector sees lines shrunk; they grow again by area x ratio / perimeter on each side.
-UNCLIP_RATIO = 1.6
+#: The thresholds of a job that names none. A box is kept at a lower probability than PP-OCR's 0.5 to 0.6: faint print
+#: is read more often, and what is not text falls to the recogniser's own score.
+USUAL = ReadOptions()
 #: Most boxes of one page, so that noise cannot occupy the recogniser for ever.
 MAX_BOXES = 1000
 #: Shortest side of a box in pixels of the map, before and after it grows.
@@ -57,10 +54,10 @@ class Detector:
     def max_batch(self, bucket: Bucket) -> int:
         return self._batches[-1]
 
-    def prepare(self, page: Page) -> tuple[Shrunk, Bucket]:
+    def prepare(self, page: Page, options: ReadOptions = USUAL) -> tuple[Shrunk, Bucket]:
         """How a page is scaled into one of the buckets, keeping its aspect ratio, and which."""
         height, width = page.shape[:2]
-        bucket, scale = place(self._buckets, height, width)
+        bucket, scale = place(self._buckets, height, width, options)
         return Shrunk(page, max(1, round(height * scale)), max(1, round(width * scale))), bucket
 
     def run(self, predictor: Predictor, bucket: Bucket, items: Sequence[Shrunk]) -> list[TextMap]:
@@ -72,7 +69,7 @@ class Detector:
             found += [text[: item.height, : item.width] for text, item in zip(maps, part, strict=False)]
         return found
 
-    def finish(self, text: TextMap, item: Shrunk) -> Quads:
+    def finish(self, text: TextMap, item: Shrunk, options: ReadOptions = USUAL) -> Quads:
         """The quads of the page's text lines: `float32[N, 4, 2]`, (x, y) in pixels of the page.
 
         Corners run clockwise from the top left; the edges lie at most 45 degrees off the page's, so a line that runs
@@ -80,7 +77,7 @@ class Detector:
         """
         height, width = item.page.shape[:2]
         scale = np.array([width / text.shape[1], height / text.shape[0]], np.float32)
-        quads = _boxes(text) * scale
+        quads = _boxes(text, options) * scale
         np.clip(quads, 0, np.array([width - 1, height - 1], np.float32), out=quads)
         sides = np.linalg.norm(quads[:, [1, 3]] - quads[:, :1], axis=2)
         return np.ascontiguousarray(quads[(sides > MIN_PAGE_SIDE).all(axis=1)])
@@ -92,13 +89,19 @@ def wanted_area(height: int, width: int) -> float:
     return min(max(pixels * DENSE_AREA, LEAST_AREA), MOST_AREA, pixels * 0.95 * MAX_SCALE**2)
 
 
-def place(buckets: Sequence[Bucket], height: int, width: int) -> tuple[Bucket, float]:
+def place(buckets: Sequence[Bucket], height: int, width: int, options: ReadOptions = USUAL) -> tuple[Bucket, float]:
     """A page's bucket, and its scale there; `buckets` ascend by area.
 
-    The smallest bucket that gives the page the area it needs, or else the one that gives it most.
+    The smallest bucket that gives the page the area it needs, or else the one that gives it most. A side that the
+    options ask for is kept to as far as the buckets reach.
     """
-    wanted = wanted_area(height, width)
-    scales = [min(rows / height, columns / width, MAX_SCALE) for rows, columns in buckets]
+    wanted, most = wanted_area(height, width), MAX_SCALE
+    if options.detector_side_px and options.detector_side == "max":
+        most = min(most, options.detector_side_px / max(height, width))
+    elif options.detector_side_px:
+        least = options.detector_side_px / min(height, width)
+        wanted, most = max(wanted, height * width * least**2), max(most, least)
+    scales = [min(rows / height, columns / width, most) for rows, columns in buckets]
     largest = max(scales)
     return next(
         (bucket, scale)
@@ -118,17 +121,18 @@ _INSIDE = _points_inside()
 _TWO_BY_TWO = np.ones((2, 2), np.uint8)
 
 
-def _boxes(probabilities: TextMap) -> Quads:
+def _boxes(probabilities: TextMap, options: ReadOptions) -> Quads:
     """Rotated rectangles around the map's text, as quads in its own pixels."""
-    _, text = cv2.threshold(probabilities, PIXEL_THRESHOLD * CERTAIN, 1, cv2.THRESH_BINARY)
+    _, text = cv2.threshold(probabilities, options.detector_threshold * CERTAIN, 1, cv2.THRESH_BINARY)
     contours, _ = cv2.findContours(cv2.dilate(text, _TWO_BY_TWO), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     rectangles = np.array([_flat(cv2.minAreaRect(contour)) for contour in contours[:MAX_BOXES]], np.float32)
     rectangles = rectangles.reshape(-1, 5)
     rectangles = rectangles[rectangles[:, 2:4].min(axis=1, initial=np.inf) >= MIN_SIDE]
-    rectangles = rectangles[_means_inside(probabilities, rectangles) >= BOX_THRESHOLD * CERTAIN]
+    rectangles = rectangles[_means_inside(probabilities, rectangles) >= options.detector_box_threshold * CERTAIN]
     sides = rectangles[:, 2:4]
     # A rectangle that grows by the same distance on each side stays a rectangle: no polygon clipping is needed.
-    sides += UNCLIP_RATIO * sides.prod(axis=1, keepdims=True) / sides.sum(axis=1, keepdims=True)
+    growth = sides.prod(axis=1, keepdims=True) / sides.sum(axis=1, keepdims=True)
+    sides += options.detector_unclip_ratio * growth
     return _corners(rectangles[sides.min(axis=1, initial=np.inf) >= MIN_GROWN_SIDE])
 
 

@@ -266,10 +266,10 @@ class _PpOcrPassage:
         )
 
     def _detect(self, page: Page) -> Quads:
-        item, bucket = self.engine.detector.prepare(page)
+        item, bucket = self.engine.detector.prepare(page, self.options)
         answers = self._submit(self.engine.detecting, [item], [bucket])
         self.at_detector()
-        return self.engine.detector.finish(answers()[0], item)
+        return self.engine.detector.finish(answers()[0], item, self.options)
 
     def _recognise(self, page: Page, quads: Quads) -> list[Line]:
         lines = self.engine.recogniser.prepare(page, quads)

@@ -37,15 +37,14 @@ def served_result(result: JobResult, job: Job) -> dict[str, Any]:
 def pruned_result(page: PageResult, options: ReadOptions) -> dict[str, Any]:
     """One page as PaddleX's OCR pipeline tells of it, less `input_path` and `page_index`.
 
-    `dt_polys` are the quads whose text was kept: those of lines below `min_score` are not in a result. So are the
-    detector's parameters not, which are the model's.
+    `dt_polys` are the quads whose text was kept: those of lines below `min_score` are not in a result.
     """
     polygons = [[[round(x), round(y)] for x, y in line.quad] for line in page.lines]
     turned = options.orientation
     return {
         "model_settings": {"use_doc_preprocessor": False, "use_textline_orientation": turned},
         "dt_polys": polygons,
-        "text_det_params": {},
+        "text_det_params": _detector_params(options),
         "text_type": "general",
         "textline_orientation_angles": [int(line.angle == 180) if turned else NOT_CLASSIFIED for line in page.lines],
         "text_rec_score_thresh": options.min_score,
@@ -54,6 +53,20 @@ def pruned_result(page: PageResult, options: ReadOptions) -> dict[str, Any]:
         "rec_scores": [line.score for line in page.lines],
         "rec_polys": polygons,
         "rec_boxes": [list(bounds([line.quad])) for line in page.lines],
+    }
+
+
+def _detector_params(options: ReadOptions) -> dict[str, Any]:
+    """Without a limit of its own, a page is shown to the detector in the size that the pool thinks best."""
+    limit = (
+        {"limit_side_len": options.detector_side_px, "limit_type": options.detector_side}
+        if options.detector_side_px
+        else {}
+    )
+    return limit | {
+        "thresh": options.detector_threshold,
+        "box_thresh": options.detector_box_threshold,
+        "unclip_ratio": options.detector_unclip_ratio,
     }
 
 

@@ -9,10 +9,24 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from producer.blobs import Probe
-from producer.gateway import batches, events, health, jobs, listing, ocr, openapi, overlays, problems, progress
+from producer.gateway import (
+    batches,
+    events,
+    health,
+    jobs,
+    listing,
+    ocr,
+    openapi,
+    overlays,
+    paddleocr_api,
+    problems,
+    progress,
+)
 from producer.gateway.async_producer import AsyncProducer
 from producer.gateway.callers import Callers
 from producer.gateway.metrics import Metrics, MetricsMiddleware
+from producer.gateway.paddle_options import ServedModels
+from producer.gateway.signing import SignedUrls
 from producer.gateway.state import Gateway
 from producer.gateway.waiting import Watcher
 from producer.producer import Producer
@@ -22,6 +36,7 @@ from producer.webhooks import delivering
 _TAGS = [
     {"name": "jobs", "description": "Hand in documents, follow them, fetch their pages."},
     {"name": "ocr", "description": "One request, one answer."},
+    {"name": "paddleocr", "description": "The job API of PaddleOCR's own client."},
     {"name": "operations", "description": "For load balancers and monitoring."},
 ]
 
@@ -37,7 +52,14 @@ def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
         metrics.watch_pool(blocking.ledger)
         watcher = Watcher(settings.redis_url, f"{settings.namespace}:events")
         app.state.gateway = Gateway(
-            settings, shared, watcher, metrics, Probe(blocking.blobs), Callers(settings, shared)
+            settings,
+            shared,
+            watcher,
+            metrics,
+            Probe(blocking.blobs),
+            Callers(settings, shared),
+            ServedModels(settings, blocking.ledger),
+            SignedUrls(settings, blocking.ledger),
         )
         await watcher.start()
         try:
@@ -59,7 +81,7 @@ def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
     )
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     problems.install(app)
-    for part in (jobs, listing, progress, events, batches, overlays, ocr, health):
+    for part in (jobs, listing, progress, overlays, events, batches, ocr, paddleocr_api, health):
         app.include_router(part.router)
     openapi.describe_problems(app)
     return app

@@ -87,7 +87,11 @@ class AsyncProducer:
             if isinstance(document.source, str) and not fetching:
                 return None
             job = self.producer.submit(
-                document.source, document.options, name=document.name, idempotency_key=idempotency_key
+                document.source,
+                document.options,
+                name=document.name,
+                idempotency_key=idempotency_key,
+                batch=document.batch,
             )
             return job, job.status()
 

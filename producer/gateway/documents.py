@@ -7,7 +7,7 @@ import binascii
 import tempfile
 import time
 from asyncio import timeout
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import IO, Any, Protocol
@@ -58,6 +58,7 @@ class Document:
     #: None for the one that the address suggests.
     name: str | None
     options: ReadOptions
+    batch: str | None = None
 
 
 class Upload(Protocol):
@@ -104,12 +105,7 @@ class JsonUpload:
             return nullcontext(Document(asked.url, asked.name or None, asked.options))
         if asked.document is None:
             raise InvalidRequest("document: neither it nor a url is there.")
-        try:
-            source = base64.b64decode(asked.document, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise InvalidRequest("document: not valid base64.") from error
-        if len(source) > self.max_bytes:
-            raise self.too_large
+        source = decoded("document", asked.document, self.max_bytes, self.too_large)
         return nullcontext(Document(source, asked.name, asked.options))
 
 
@@ -130,10 +126,33 @@ def _asks_for_fresh(request: Request) -> bool:
     return any(directive.partition("=")[0].strip() in ("no-cache", "no-store") for directive in directives)
 
 
+def decoded(field: str, text: str, max_bytes: int, too_large: TooLarge) -> bytes:
+    """The document that a field of a JSON body holds in base64.
+
+    Raises:
+        InvalidRequest: it is not base64.
+        TooLarge: it has more than `max_bytes`: the error that is given.
+    """
+    try:
+        source = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"{field}: not valid base64.") from error
+    if len(source) > max_bytes:
+        raise too_large
+    return source
+
+
+#: Make an upload of a form and the largest document's size, or of a JSON body, that size and the error beyond it.
+OfForm = Callable[[FormData, int], Upload]
+OfBody = Callable[[IO[bytes], int, TooLarge], Upload]
+
+
 @asynccontextmanager
-async def received(request: Request, settings: Settings, *, json_too: bool = True) -> AsyncIterator[Upload]:
-    """The request's body, once all of it has come; valid inside the context. `Cache-Control: no-cache` is one of its
-    options.
+async def received(
+    request: Request, settings: Settings, *, form: OfForm | None = None, body: OfBody = JsonUpload
+) -> AsyncIterator[Upload]:
+    """The request's body, once all of it has come; valid inside the context. `form` and `body` make it an upload;
+    `Cache-Control: no-cache` is one of its options.
 
     Raises:
         InvalidRequest: the form is not of the documented shape; the sentence names the field.
@@ -144,7 +163,7 @@ async def received(request: Request, settings: Settings, *, json_too: bool = Tru
     """
     async with AsyncExitStack() as held:
         with _room():
-            upload = await held.enter_async_context(_receive(request, settings, json_too))
+            upload = await held.enter_async_context(_receive(request, settings, form or _from_form, body))
         yield FreshUpload(upload) if _asks_for_fresh(request) else upload
 
 
@@ -157,13 +176,13 @@ def _room() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _receive(request: Request, settings: Settings, json_too: bool) -> AsyncIterator[Upload]:
+async def _receive(request: Request, settings: Settings, of_form: OfForm, of_body: OfBody) -> AsyncIterator[Upload]:
     max_bytes = settings.max_document_bytes
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         async with _form(_bounded(request, max_bytes + OVERHEAD_BYTES, _too_large(max_bytes), settings)) as form:
-            yield _from_form(form, max_bytes)
-    elif json_too and kind == "application/json":
+            yield of_form(form, max_bytes)
+    elif kind == "application/json":
         hint = ""
         if settings.max_json_document_bytes < max_bytes:
             max_bytes, hint = settings.max_json_document_bytes, JSON_HINT
@@ -172,10 +191,9 @@ async def _receive(request: Request, settings: Settings, json_too: bool) -> Asyn
         with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as body:
             async for chunk in bounded.stream():
                 body.write(chunk)
-            yield JsonUpload(body, max_bytes, too_large)
+            yield of_body(body, max_bytes, too_large)
     else:
-        forms = "multipart/form-data or application/json" if json_too else "multipart/form-data"
-        raise UnsupportedMediaType(f"Send the document as {forms}.")
+        raise UnsupportedMediaType("Send the document as multipart/form-data or application/json.")
 
 
 def _bounded(request: Request, limit: int, too_large: TooLarge, settings: Settings) -> Request:

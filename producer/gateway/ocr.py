@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
@@ -24,14 +25,29 @@ from producer.errors import (
     UnsupportedMediaType,
     UploadTimeout,
 )
+from producer.gateway import paddlex
 from producer.gateway.documents import received
+from producer.gateway.envelopes import SERVING_REFUSAL, sends_json
 from producer.gateway.jobs import job_path
-from producer.gateway.openapi import OCR_BODY, RESULT_EXAMPLE
+from producer.gateway.openapi import OCR_BODY, RESULT_EXAMPLE, inlined
+from producer.gateway.paddlex import InferAnswer, InferRequest
 from producer.gateway.problems import JobProblem, responses
 from producer.gateway.state import Gateway, TheGateway
 from producer.job import JobResult
 
 router = APIRouter(tags=["ocr"])
+
+
+_FORM = OCR_BODY["requestBody"]["content"]
+_BODY = {"requestBody": {"required": True, "content": {**_FORM, "application/json": {"schema": inlined(InferRequest)}}}}
+
+
+def _both_ways(documented: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """An error's status is the same to whoever sends JSON; its form is PaddleX's."""
+    told = {"schema": {"type": "object", "required": list(SERVING_REFUSAL)}, "example": SERVING_REFUSAL}
+    for entry in documented.values():
+        entry["content"]["application/json"] = told
+    return documented
 
 
 class OcrAnswer(BaseModel):
@@ -43,28 +59,30 @@ class OcrAnswer(BaseModel):
 @router.post(
     "/ocr",
     summary="Read a document and wait for it",
-    response_model=OcrAnswer,
-    openapi_extra=OCR_BODY,
+    response_model=OcrAnswer | InferAnswer,
+    openapi_extra=_BODY,
     responses={
         200: {
             "description": "Every page's outcome. Pages that failed stand beside those that were read.",
             "content": {"application/json": {"example": {"result": RESULT_EXAMPLE}}},
         },
-        **responses(
-            InvalidRequest,
-            TooLarge,
-            TooManyPages,
-            ImageTooLarge,
-            UnsupportedMediaType,
-            UploadTimeout,
-            CorruptDocument,
-            EncryptedDocument,
-            PageTimeout,
-            PoisonDocument,
-            Cancelled,
-            QueueFull,
-            Unavailable,
-            DeadlineExceeded,
+        **_both_ways(
+            responses(
+                InvalidRequest,
+                TooLarge,
+                TooManyPages,
+                ImageTooLarge,
+                UnsupportedMediaType,
+                UploadTimeout,
+                CorruptDocument,
+                EncryptedDocument,
+                PageTimeout,
+                PoisonDocument,
+                Cancelled,
+                QueueFull,
+                Unavailable,
+                DeadlineExceeded,
+            )
         ),
     },
 )
@@ -73,16 +91,24 @@ async def read(request: Request, gateway: TheGateway) -> Response:
 
     When that is not enough the answer is 504 and its `Location` is the job, which goes on and can be followed there.
     A document that cannot be read answers its own error.
+
+    JSON is answered as PaddleX's server does: `file` in base64 and its options bring `result.ocrResults`, and errors
+    come as `errorCode` and `errorMsg`.
     """
-    async with received(request, gateway.settings, json_too=False) as upload:
-        _, status = await gateway.producer.submit(upload)
-    location = job_path(status.id)
+    if sends_json(request.scope):
+        final = False
+        job_id, asked = await paddlex.submit(request, gateway)
+        answer = partial(paddlex.answer, gateway, job_id, asked)
+    else:
+        async with received(request, gateway.settings) as upload:
+            _, status = await gateway.producer.submit(upload)
+        job_id, final = status.id, status.final  # at once, if the cache has it
+        answer = partial(gateway.producer.call, partial(_answer, gateway, job_id))
+    location = job_path(job_id)
     limit_s = gateway.settings.max_wait_s
     try:
-        if not status.final:  # as one is that the cache has
-            status = await gateway.wait(status.id, limit_s)
-        if status.final:
-            return await gateway.producer.call(partial(_answer, gateway, status.id))
+        if final or (await gateway.wait(job_id, limit_s)).final:
+            return await answer()
     except OcrpoolError as error:
         raise JobProblem(error, location) from error
     if gateway.watcher.released:

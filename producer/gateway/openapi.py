@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 
 from producer.errors import QuotaExceeded, Unauthorized
 from producer.gateway.documents import JobRequest
@@ -73,6 +74,20 @@ RESULT_EXAMPLE: dict[str, Any] = {
 }
 
 
+def inlined(model: type[BaseModel]) -> dict[str, Any]:
+    """The model's schema with its parts in their places, for a body that is described by hand."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def resolved(node: Any) -> Any:
+        if isinstance(node, dict):
+            part = parts.get(str(node.get("$ref", "")).rpartition("/")[2], {})
+            return {key: resolved(value) for key, value in {**part, **node}.items() if key != "$ref"}
+        return [resolved(one) for one in node] if isinstance(node, list) else node
+
+    return cast(dict[str, Any], resolved(schema))
+
+
 PAGES_EXAMPLE: dict[str, Any] = {
     "id": _JOB_ID,
     "state": "running",
@@ -134,11 +149,11 @@ _JSON = {
 }
 
 JOB_BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": _FORM, "application/json": _JSON}}}
+OCR_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"multipart/form-data": _FORM}}}
 _FILES = _form_schema()
 _FILES["properties"] |= {"file": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}}
 del _FILES["properties"]["name"]
 BATCH_BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FILES}}}}
-OCR_BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": _FORM}}}
 
 
 def describe_problems(app: FastAPI) -> None:

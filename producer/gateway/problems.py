@@ -13,9 +13,11 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Scope
 
 from producer.errors import BY_CODE, Internal, InvalidRequest, NotFinished, NotFound, OcrpoolError, Unauthorized
 from producer.escaping import escaped
+from producer.gateway import envelopes
 
 log = structlog.get_logger(__name__)
 
@@ -50,9 +52,17 @@ class JobProblem(Exception):
 
 
 def problem_response(
-    error: OcrpoolError, *, status: int | None = None, headers: Mapping[str, str] | None = None, instance: str = ""
+    error: OcrpoolError,
+    scope: Scope,
+    *,
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    instance: str = "",
 ) -> Response:
-    """The answer that tells `error`. `instance` is the path of the job that it is about."""
+    """The answer that tells `error`, as the clients of the address that was asked read it.
+
+    `instance` is the path of the job that it is about.
+    """
     problem = problem_of(error, status=status, instance=instance)
     out = dict(headers or {})
     if error.retryable:
@@ -63,6 +73,9 @@ def problem_response(
         out["WWW-Authenticate"] = 'Bearer realm="ocrpool"'
     if instance:
         out["Location"] = instance
+    if refused := envelopes.refusal(scope, problem.status, error.code, str(error)):
+        known, body = refused
+        return Response(body, status_code=known, headers=out, media_type="application/json")
     body = problem.model_dump_json(exclude_none=True)
     return Response(body, status_code=problem.status, headers=out, media_type=MEDIA_TYPE)
 
@@ -113,29 +126,29 @@ def responses(*errors: type[OcrpoolError]) -> dict[int | str, dict[str, Any]]:
 async def _tell(request: Request, error: Exception) -> Response:
     assert isinstance(error, OcrpoolError)
     # The rest of a body is not wanted: without this the server would read it all, however slowly it comes.
-    return problem_response(error, headers={"Connection": "close"} if request.method == "POST" else None)
+    return problem_response(error, request.scope, headers={"Connection": "close"} if request.method == "POST" else None)
 
 
 async def _tell_job(request: Request, error: Exception) -> Response:
     assert isinstance(error, JobProblem)
-    return problem_response(error.error, instance=error.location)
+    return problem_response(error.error, request.scope, instance=error.location)
 
 
 async def _tell_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return problem_response(invalid(error.errors()))
+    return problem_response(invalid(error.errors()), request.scope)
 
 
 async def _tell_http(request: Request, error: Exception) -> Response:
     """The framework's own refusals: no such route, no such method."""
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return problem_response(NotFound("There is nothing at this address."))
+        return problem_response(NotFound("There is nothing at this address."), request.scope)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         refusal = InvalidRequest(f"This address does not answer to {request.method}.")
     else:
         refusal = InvalidRequest(str(error.detail))
-    return problem_response(refusal, status=error.status_code, headers=error.headers)
+    return problem_response(refusal, request.scope, status=error.status_code, headers=error.headers)
 
 
 async def _tell_nobody(request: Request, error: Exception) -> Response:
@@ -146,7 +159,7 @@ async def _tell_nobody(request: Request, error: Exception) -> Response:
 async def _tell_unexpected(request: Request, error: Exception) -> Response:
     # The server logs the traceback itself: the framework raises the error again once it is answered.
     log.error("gateway.unexpected", method=request.method, path=request.url.path, error=type(error).__name__)
-    return problem_response(Internal())
+    return problem_response(Internal(), request.scope)
 
 
 def install(app: FastAPI) -> None:

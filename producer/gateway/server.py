@@ -52,7 +52,7 @@ class Door:
             await self._app(scope, receive, send)
         elif self._inside >= self._most:
             crowded = Unavailable(f"The gateway answers {self._most} requests already.")
-            await problem_response(crowded, headers={"Connection": "close"})(scope, receive, send)
+            await problem_response(crowded, scope, headers={"Connection": "close"})(scope, receive, send)
         else:
             self._inside += 1
             try:

@@ -12,6 +12,8 @@ from producer.blobs import Probe
 from producer.gateway.async_producer import AsyncProducer
 from producer.gateway.callers import Caller, Callers
 from producer.gateway.metrics import Metrics
+from producer.gateway.paddle_options import ServedModels
+from producer.gateway.signing import SignedUrls
 from producer.gateway.waiting import Watcher
 from producer.job import JobStatus
 from producer.settings import Settings
@@ -27,6 +29,8 @@ class Gateway:
     metrics: Metrics
     blobs: Probe
     callers: Callers
+    models: ServedModels
+    urls: SignedUrls
 
     def seen_by(self, caller: Caller) -> Gateway:
         """The gateway whose producer knows this tenant's jobs alone, with the settings that hold for it."""

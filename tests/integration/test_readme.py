@@ -15,10 +15,13 @@ import pytest
 from producer import Producer
 from producer.embedded import Embedded
 from producer.settings import as_environment
+from tests.contracts.official import COMMAND_LINE
 from tests.documents import SAMPLES
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PYTHON = [code for code in BLOCKS if "from paddleocr" not in code]
+(PADDLEOCR,) = [code for code in BLOCKS if "from paddleocr" in code]
 CURL = [line for line in re.findall(r"^\$ (.*)$", README, re.MULTILINE) if line.startswith("curl")]
 COMMAND = re.compile(r"((JOB|KEY)=\$\()?ocrpool (?!up)")
 JOBS = [line for line in re.findall(r"^\$ (.*)$", README, re.MULTILINE) if COMMAND.match(line)]
@@ -56,6 +59,15 @@ def run(command: list[str], env: dict[str, str], folder: Path) -> str:
 def test_python(code: str, env: dict[str, str], folder: Path) -> None:
     printed = run([sys.executable, "-W", "error", "-c", code], env, folder)
     assert "Harrow & Finch" in printed or "5 of 5 pages" in printed
+
+
+@pytest.mark.skipif(
+    not COMMAND_LINE.exists(), reason="PaddleOCR's client has an environment of its own: make .venv-paddleocr/installed"
+)
+def test_paddleocr(env: dict[str, str], folder: Path, gateway_url: str) -> None:
+    code = PADDLEOCR.replace("http://127.0.0.1:8080", gateway_url)
+    printed = run([str(COMMAND_LINE.with_name("python")), "-c", code], env, folder)
+    assert "Harrow & Finch" in printed
 
 
 def test_command_line(env: dict[str, str], folder: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.detection import BOX_THRESHOLD, CERTAIN, MAX_BOXES, MAX_SCALE, Detector
+from producer.job import ReadOptions
+from worker.detection import CERTAIN, MAX_BOXES, MAX_SCALE, USUAL, Detector, Quads
 from worker.models import available_models, load_model
 from worker.predictors import Execution, Shape, Stage
 from worker.runtimes import build_predictor
@@ -128,8 +129,8 @@ def test_a_line_is_kept_for_its_mean_probability(width: int, height: int, angle:
     quads = Detector(DEFAULTS["cpu"]).finish(drawn, Shrunk(blank(480, 480), 480, 480))
 
     # Then it is found or not by that, give or take the box's rim
-    assert len(quads) == 1 or probability < BOX_THRESHOLD * 1.3
-    assert len(quads) == 0 or probability > BOX_THRESHOLD - 0.01
+    assert len(quads) == 1 or probability < USUAL.detector_box_threshold * 1.3
+    assert len(quads) == 0 or probability > USUAL.detector_box_threshold - 0.01
 
 
 def test_an_empty_page_has_no_lines(detector: Detector) -> None:
@@ -160,3 +161,40 @@ def test_real_models_find_each_printed_line(detector: Detector, name: str, size:
     assert rows == set(baselines)
     assert quads[..., 0].min() > 35
     assert quads[..., 0].max() < 300
+
+
+@pytest.mark.parametrize(
+    ("side", "side_px", "size", "shown"),
+    [
+        ("max", 320, (1754, 1240), (320, 226)),
+        ("max", 4096, (1754, 1240), (896, 633)),  # what it is without the option
+        ("min", 64, (20, 300), (64, 960)),
+        ("min", 700, (1754, 1240), (1041, 736)),
+        ("min", 2000, (1754, 1240), (1344, 950)),  # as far as the shapes reach
+    ],
+)
+def test_a_job_may_limit_a_side(
+    detector: Detector, side: str, side_px: int, size: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    options = ReadOptions.model_validate({"detector_side": side, "detector_side_px": side_px})
+
+    item, bucket = detector.prepare(blank(*size), options)
+
+    assert (item.height, item.width) == shown
+    assert Shape(1, *bucket) in detector.shapes
+
+
+def test_a_job_may_set_the_thresholds(detector: Detector) -> None:
+    # Given a line that the detector is half sure of
+    item = Shrunk(blank(320, 320), 320, 320)
+    text = map_with((160, 150), (120, 10), 0) // 2
+
+    def found(**thresholds: float) -> Quads:
+        return detector.finish(text, item, ReadOptions.model_validate(thresholds))
+
+    # Then each threshold on its own loses it, and a larger ratio makes its quad larger
+    (usual,) = found()
+    assert len(found(detector_threshold=0.6)) == 0
+    assert len(found(detector_box_threshold=0.6)) == 0
+    (larger,) = found(detector_unclip_ratio=3.2)
+    assert np.ptp(larger[:, 1]) == pytest.approx(np.ptp(usual[:, 1]) + 2 * 7.4, abs=2)

@@ -1,0 +1,104 @@
+"""PaddleX's serving API: `POST /ocr` with the document in JSON, and its pages in the answer."""
+
+from __future__ import annotations
+
+import base64
+import re
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import IO, Any, Literal
+
+from fastapi import Request, Response
+from pydantic import BaseModel, Field, ValidationError
+
+from producer.errors import InvalidRequest, TooLarge
+from producer.formats import paddlex
+from producer.gateway.documents import Document, decoded, received
+from producer.gateway.paddle_options import WEB_ADDRESS, OcrOptions, refused
+from producer.gateway.pictures import picture
+from producer.gateway.state import Gateway
+from producer.job import MediaType, PageResult
+from producer.media import SNIFF_BYTES, sniff
+
+#: Pages whose pictures one answer carries: each is drawn by a process of its own, and held in memory.
+MOST_PICTURES = 20
+
+
+class InferRequest(OcrOptions):
+    """What PaddleX's server takes."""
+
+    file: str = Field(description="The document's bytes in base64, or the address that it is fetched from.")
+    file_type: Literal[0, 1] | None = Field(None, description="0 is a PDF, 1 an image; told by its bytes without it.")
+    log_id: str | None = Field(None, max_length=128, description="Comes back in the answer.")
+
+
+class InferAnswer(BaseModel):
+    """What PaddleX's server answers."""
+
+    logId: str
+    result: dict[str, Any] = Field(description="`ocrResults`, one a page, and `dataInfo`.")
+    errorCode: Literal[0] = 0
+    errorMsg: Literal["Success"] = "Success"
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A JSON body, not yet parsed."""
+
+    body: IO[bytes]
+    max_bytes: int
+    too_large: TooLarge
+
+    def asked(self) -> InferRequest:
+        self.body.seek(0)
+        try:
+            return InferRequest.model_validate_json(self.body.read())
+        except ValidationError as error:
+            raise refused(error) from error
+
+    def opened(self) -> AbstractContextManager[Document]:
+        asked = self.asked()
+        options = asked.read_options()
+        if re.match(WEB_ADDRESS, asked.file):
+            return nullcontext(Document(asked.file, None, options))
+        source = decoded("file", asked.file, self.max_bytes, self.too_large)
+        is_pdf = sniff(source[:SNIFF_BYTES]) is MediaType.PDF
+        if asked.file_type is not None and is_pdf != (asked.file_type == 0):
+            raise InvalidRequest(f"fileType: {asked.file_type} is said, but the document is {_kind(is_pdf)}.")
+        return nullcontext(Document(source, "", options))
+
+
+def _kind(is_pdf: bool) -> str:
+    return "a PDF (0)" if is_pdf else "an image (1)"
+
+
+async def submit(request: Request, gateway: Gateway) -> tuple[str, InferRequest]:
+    """Accept the document in a JSON body. Returns its job's id, and what was asked."""
+    async with received(request, gateway.settings, body=_Body) as upload:
+        assert isinstance(upload, _Body)
+        _, status = await gateway.producer.submit(upload)
+        return status.id, await gateway.producer.call(upload.asked)
+
+
+async def answer(gateway: Gateway, job_id: str, asked: InferRequest) -> Response:
+    """The pages of a job that has ended. Raises the error of one without any page."""
+    producer = gateway.producer.producer
+
+    def read() -> tuple[dict[str, Any], list[int]]:
+        found = producer.result(job_id)
+        if found.error is not None:
+            raise found.error.exception()
+        pages = [page.page if isinstance(page, PageResult) else 0 for page in found.pages]
+        return paddlex.served_result(found, producer.ledger.job(job_id)), pages
+
+    served, pages = await gateway.producer.call(read)
+    if asked.visualize and len(pages) > MOST_PICTURES:
+        raise InvalidRequest(
+            f"visualize: one answer has pictures of at most {MOST_PICTURES} pages, and the document has {len(pages)}."
+        )
+    if asked.visualize:
+        for page, entry in zip(pages, served["ocrResults"], strict=True):
+            if page:
+                entry["ocrImage"] = base64.b64encode(await picture(gateway, job_id, page)).decode()
+    told = InferAnswer(logId=asked.log_id or job_id, result=served)
+    return Response(await gateway.producer.call(told.model_dump_json), media_type="application/json")
