@@ -146,7 +146,7 @@ def test_a_cancelled_job_is_let_go_of_at_the_next_page(ledger: Ledger, settings:
     )
     spans = [SpanMessage(job_id=job.id, span=Span.parse(unit)) for _, unit, _ in units]
     threads = [
-        threading.Thread(target=tasks.read_span, args=(worker, to_json(span)), kwargs={"quarantined": False})
+        threading.Thread(target=tasks.read_span, args=(worker, to_json(span)), kwargs={"lane": Lane.INTERACTIVE})
         for span in spans
     ]
     for thread in threads:
