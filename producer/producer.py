@@ -7,7 +7,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Self
 
 from producer.batches import AT_ONCE, Storing, read_batch
 from producer.blobs import BlobStore, open_store
+from producer.caching import document_digest
 from producer.errors import (
     IdempotencyMismatch,
     InvalidRequest,
@@ -32,7 +33,7 @@ from producer.following import follow
 from producer.formats import Format
 from producer.idempotency import IdempotencyKey
 from producer.job import BATCH_NAME, Job, JobResult, JobState, JobStatus, PagesRead, ReadOptions, Tenant, new_job_id
-from producer.ledger import AcceptedBefore, Ledger
+from producer.ledger import AcceptedBefore, Known, Lapsed, Ledger
 from producer.listing import MOST_JOBS, list_jobs
 from producer.media import SNIFF_BYTES, sniff
 from producer.pages import read_pages
@@ -160,11 +161,18 @@ class Producer:
             if idempotency_key is None
             else IdempotencyKey.of(idempotency_key, source, job.name, options, job.tenant)
         )
+        document = document_digest(source, options, job.tenant) if self.settings.cache_ttl_s else ""
+        known = self.ledger.recall(document) if document and options.cache else None
+        if known is not None:
+            with suppress(Lapsed):
+                return self._submit_known(job, known, document, key)
         # Whatever ends this process before the job is accepted, the sweeper finds the blob.
         self.ledger.expect_blob(job.blob)
         self.blobs.put(job.blob, source)
         try:
-            units = self.ledger.accept(job, document_pages=1 if job.media_type.single_page else None, key=key)
+            units = self.ledger.accept(
+                job, document_pages=1 if job.media_type.single_page else None, key=key, document=document
+            )
         except AcceptedBefore as before:
             self._drop_blob(job.blob)
             return JobHandle(self, before.job_id, replayed=True)
@@ -290,6 +298,19 @@ class Producer:
     def timeline(self, job_id: str) -> Timeline:
         """Who held which of the job's pages, and where their time went. Raises `NotFound`."""
         return read_timeline(self.ledger, job_id, self.tenant)
+
+    def _submit_known(self, job: Job, known: Known, document: str, key: IdempotencyKey | None) -> JobHandle:
+        """Its document lies where that of the known job does, which stays as long as either.
+
+        Raises:
+            Lapsed: the job is known no longer.
+        """
+        job = job.model_copy(update={"blob": known.blob})
+        try:
+            self.ledger.accept(job, 1 if job.media_type.single_page else None, key=key, document=document, known=known)
+        except AcceptedBefore as before:
+            return JobHandle(self, before.job_id, replayed=True)
+        return JobHandle(self, job.id)
 
     def _drop_blob(self, blob: str) -> None:
         self.blobs.delete(blob)

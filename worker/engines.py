@@ -48,6 +48,10 @@ MOST_SHARES = 12
 class Passage(Protocol):
     """One page on its way through an engine."""
 
+    def step_aside(self) -> None:
+        """Say that the page may come to no batch, so that none waits for it. It may be read all the same."""
+        ...
+
     @property
     def shares(self) -> dict[str, list[BatchShare]]:
         """The page's batches in each stage so far; the first few of them."""
@@ -232,6 +236,10 @@ class _PpOcrPassage:
     at_turner: Callable[[], None]
     at_recogniser: Callable[[], None]
     shares: dict[str, list[BatchShare]] = field(default_factory=dict)
+
+    def step_aside(self) -> None:
+        for has_come in (self.at_detector, self.at_turner, self.at_recogniser):
+            has_come()
 
     def read(self, page: int, raster: Raster, rasterise_ms: float) -> PageResult:
         started = time.perf_counter()

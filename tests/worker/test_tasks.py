@@ -21,6 +21,7 @@ from tests.producer.test_ledger import claimed, make_job, page_read
 from worker import tasks
 from worker.company import Company
 from worker.leases import Lease, LeaseKeeper
+from worker.page_cache import Read
 from worker.station import Station
 from worker.turns import Turns
 
@@ -46,18 +47,23 @@ class Lost(threading.Event):
         return False
 
 
+UNCACHED = SimpleNamespace(
+    reader="", read=lambda job, page, raster, passage, ms, **_: Read(passage.read(page, raster, ms))
+)
+
+
 def station(ledger: Any, stopping: threading.Event, real: Ledger) -> Station:
     engine = SimpleNamespace(trouble=lambda: None)
     parts = {"ledger": ledger, "name": "gpu0", "settings": real.settings, "stopping": stopping, "engine": engine}
-    return cast(Station, SimpleNamespace(**parts))
+    return cast(Station, SimpleNamespace(**parts, page_cache=UNCACHED))
 
 
 def away(times: int, act: Callable[..., Any], *, after: bool = False) -> Callable[..., Any]:
     """`act` on a connection that breaks so many times, before it reached the server or `after` that."""
     left = [times]
 
-    def call(*args: Any) -> Any:
-        answer = act(*args) if after or not left[0] else None
+    def call(*args: Any, **named: Any) -> Any:
+        answer = act(*args, **named) if after or not left[0] else None
         if left[0]:
             left[0] -= 1
             raise Unavailable("The pool's Redis cannot be reached.")
