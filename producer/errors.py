@@ -49,8 +49,11 @@ class OcrpoolError(Exception):
     http_status: ClassVar[int] = 500
     #: Whether the same request may succeed later without being changed.
     retryable: ClassVar[bool] = False
+    #: Seconds after which to try again, where that is known.
+    retry_after_s: int | None = None
 
-    def __init__(self, message: str = "") -> None:
+    def __init__(self, message: str = "", *, retry_after_s: int | None = None) -> None:
+        self.retry_after_s = retry_after_s
         super().__init__(message or (type(self).__doc__ or type(self).__name__).splitlines()[0])
 
 

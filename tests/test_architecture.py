@@ -18,12 +18,13 @@ ROOT = Path(__file__).parents[1]
 
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
-    {"errors", "escaping", "page_ranges", "redis_url"},
+    {"errors", "escaping", "page_ranges", "redis_url", "retry_after"},
     {"addresses", "job", "settings", "cpus", "backoff", "room"},
     {"media", "blobs", "fetching", "idempotency", "ledger", "queue", "logs", "processes", "cards"},
     {"following", "outbox", "plan"},
     {"producer", "workers", "dead", "webhooks"},
     {"embedded", "progress", "printing"},
+    {"client"},
     {"gateway", "cli", "dead_commands", "webhook_commands"},
 ]
 #: Runtimes that are heavy or not everywhere: each is imported in one module, inside a function.
