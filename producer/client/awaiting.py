@@ -58,7 +58,7 @@ class AsyncClient:
         concurrency: int = 8,
         timeout_s: float | None = None,
         progress: bool | None = None,
-    ) -> AsyncGenerator[Outcome]:
+    ) -> AsyncGenerator[Outcome, None]:
         """As `Client.map`. Whoever stops early closes the generator (`aclosing`), which ends what is under way."""
         left = iter(documents)
         under_way: set[asyncio.Task[Outcome]] = set()
@@ -97,7 +97,7 @@ class AsyncClient:
     async def wait(self, job_id: str, timeout_s: float | None = None) -> JobStatus:
         return await self._run(self._calls.wait(job_id, timeout_s))
 
-    async def watch(self, job_id: str, *, timeout_s: float | None = None) -> AsyncGenerator[JobStatus]:
+    async def watch(self, job_id: str, *, timeout_s: float | None = None) -> AsyncGenerator[JobStatus, None]:
         began, seen = time.monotonic(), None
         while (seen := await self._run(self._calls.changed(job_id, seen, timeout_s, began))) is not None:
             yield seen
@@ -150,7 +150,7 @@ class AsyncJob:
     async def wait(self, timeout_s: float | None = None) -> JobStatus:
         return await self.client.wait(self.id, timeout_s)
 
-    def watch(self, timeout_s: float | None = None) -> AsyncGenerator[JobStatus]:
+    def watch(self, timeout_s: float | None = None) -> AsyncGenerator[JobStatus, None]:
         return self.client.watch(self.id, timeout_s=timeout_s)
 
     async def result(self) -> JobResult:

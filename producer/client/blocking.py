@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -75,7 +75,7 @@ class Client:
         concurrency: int = 8,
         timeout_s: float | None = None,
         progress: bool | None = None,
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """What came of each document, as soon as it is there, with `concurrency` of them in the pool at a time and
         `timeout_s` for each. Whoever stops early leaves those to the pool, and hands in no more.
 
