@@ -6,15 +6,20 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol
 
 from producer.errors import NotFound, Unavailable
+from producer.settings import Settings
 
 _KEY = re.compile(r"[a-z0-9_]{4,80}")
+GONE = "The document is gone from the blob store."
+#: What a look at the store has found is believed for so long, in seconds.
+FRESH_S = 5.0
 
 
 class BlobStore(Protocol):
@@ -22,6 +27,16 @@ class BlobStore(Protocol):
 
     def put(self, key: str, source: bytes | IO[bytes]) -> None:
         """Store the bytes, or the rest of the open file, whole or not at all.
+
+        Raises:
+            Unavailable: the store cannot take them.
+        """
+        ...
+
+    def put_new(self, key: str, source: bytes | IO[bytes]) -> bool:
+        """`put`, unless there is a blob of that key, which stays as it is. Whether there was none.
+
+        Whoever cannot know whether this was done may do it again: what is there then may be its own.
 
         Raises:
             Unavailable: the store cannot take them.
@@ -52,6 +67,30 @@ class BlobStore(Protocol):
         """Remove what a `put` left behind that was killed so many seconds ago. Returns how many there were."""
         ...
 
+    def link(self, key: str, ttl_s: float) -> str | None:
+        """An address at which anybody may read the blob, without credentials, for so many seconds; a week at most.
+
+        None where the store has no addresses.
+        """
+        ...
+
+    def check(self, *, patient: bool = True) -> None:
+        """Look whether the store can be used; `patient`ly, or with one try.
+
+        Raises:
+            Unavailable: it cannot be reached, or refuses; the sentence says which store, and why.
+        """
+        ...
+
+
+def open_store(settings: Settings) -> BlobStore:
+    """The store that `OCRPOOL_BLOB_URL` names. Nothing is asked of it yet."""
+    if settings.blob_url.startswith("s3://"):
+        from producer.s3 import S3Store
+
+        return S3Store(settings.blob_url, public_url=settings.s3_public_url)
+    return FolderStore(settings.blob_dir)
+
 
 def checked(key: str) -> str:
     if not _KEY.fullmatch(key):
@@ -73,7 +112,16 @@ class FolderStore:
         return self.folder / checked(key)[-2:] / key
 
     def put(self, key: str, source: bytes | IO[bytes]) -> None:
-        path = self._path(key)
+        self._write(self._path(key), source, os.replace)
+
+    def put_new(self, key: str, source: bytes | IO[bytes]) -> bool:
+        try:
+            self._write(self._path(key), source, _move_to_new)
+        except _Taken:
+            return False
+        return True
+
+    def _write(self, path: Path, source: bytes | IO[bytes], move: Callable[[str, Path], None]) -> None:
         temporary = ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +131,7 @@ class FolderStore:
                     file.write(source)
                 else:
                     shutil.copyfileobj(source, file, 1 << 20)
-            os.replace(temporary, path)
+            move(temporary, path)
         except BaseException as error:
             if temporary:
                 Path(temporary).unlink(missing_ok=True)
@@ -99,7 +147,7 @@ class FolderStore:
     def local(self, key: str) -> Iterator[Path]:
         path = self._path(key)
         if not path.is_file():
-            raise NotFound("The document is gone from the blob store.")
+            raise NotFound(GONE)
         yield path
 
     def delete(self, key: str) -> None:
@@ -114,6 +162,30 @@ class FolderStore:
                     deleted += 1
         return deleted
 
+    def link(self, key: str, ttl_s: float) -> str | None:
+        return None
+
+    def check(self, *, patient: bool = True) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"The blob folder {self.folder} cannot be used: {error.strerror}.") from error
+        if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
+            raise Unavailable(f"The blob folder {self.folder} cannot be used: it is not writable.")
+
+
+class _Taken(Exception):
+    """There is a blob of that key."""
+
+
+def _move_to_new(temporary: str, path: Path) -> None:
+    """Give the file its name, unless it is taken. In one step, as `replace` is."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError as error:
+        raise _Taken from error
+    os.unlink(temporary)
+
 
 class MemoryStore:
     """Blobs in this process's memory, for tests and tools."""
@@ -124,9 +196,15 @@ class MemoryStore:
     def put(self, key: str, source: bytes | IO[bytes]) -> None:
         self._blobs[checked(key)] = source if isinstance(source, bytes) else source.read()
 
+    def put_new(self, key: str, source: bytes | IO[bytes]) -> bool:
+        if checked(key) in self._blobs:
+            return False
+        self.put(key, source)
+        return True
+
     def get(self, key: str) -> bytes:
         if checked(key) not in self._blobs:
-            raise NotFound("The document is gone from the blob store.")
+            raise NotFound(GONE)
         return self._blobs[key]
 
     @contextmanager
@@ -142,3 +220,33 @@ class MemoryStore:
 
     def delete_unfinished(self, older_than_s: float) -> int:
         return 0
+
+    def link(self, key: str, ttl_s: float) -> str | None:
+        return None
+
+    def check(self, *, patient: bool = True) -> None:
+        pass
+
+
+class Probe:
+    """What keeps a store from its work. Many may ask; one of them looks, and not again for `FRESH_S` seconds."""
+
+    def __init__(self, store: BlobStore, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._looking = threading.Lock()
+        self._found = ""
+        self._looked_at = float("-inf")
+
+    def trouble(self) -> str:
+        """One sentence, or nothing. While another thread looks, what was found before."""
+        if self._clock() - self._looked_at >= FRESH_S and self._looking.acquire(blocking=False):
+            try:
+                self._store.check(patient=False)
+                self._found = ""
+            except Unavailable as error:
+                self._found = str(error)
+            finally:
+                self._looked_at = self._clock()
+                self._looking.release()
+        return self._found

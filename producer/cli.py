@@ -11,15 +11,17 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from pydantic import ValidationError
 
 from producer import dead_commands, webhook_commands
+from producer.blobs import open_store
 from producer.embedded import Embedded, answers, pool_of_its_own, running_pool
 from producer.errors import DocumentError, InvalidRequest, OcrpoolError, Unavailable
 from producer.escaping import escaped
+from producer.formats import Format as ResultFormat
 from producer.job import JobResult, JobStatus, Lane, ReadOptions
 from producer.logs import configure_logs
 from producer.plan import one_worker, plan_for_this_machine
@@ -33,6 +35,7 @@ from producer.printing import (
     print_plan,
     print_result,
     print_status,
+    refuse_to_print,
     report,
 )
 from producer.processes import asked_to_stop
@@ -58,16 +61,29 @@ Files = Annotated[
     list[Path], typer.Argument(help="PDFs and images (PNG, JPEG, TIFF, WebP, BMP, GIF).", show_default=False)
 ]
 JobArgument = Annotated[str, typer.Argument(help="The job's id, as `ocrpool submit` printed it.", show_default=False)]
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="text, or json: one object a line a document.")]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="text, or json.")]
+ResultFormatOption = Annotated[
+    ResultFormat,
+    typer.Option(
+        "--format",
+        "-f",
+        help="json is an object a line a document, jsonl a page a line, paddlex PaddleX's JSON; pdf is the document "
+        "with its text, invisible; overlay a picture a page with its lines.",
+    ),
+]
 Orientation = Annotated[bool, typer.Option("--orientation", help="Turn text lines that stand upside down.")]
 MinScore = Annotated[float, typer.Option(min=0, max=1, help="Leave out lines that the recogniser trusts less.")]
 PageRanges = Annotated[
     str, typer.Option("--pages", help="Read these pages alone, such as 2,4-6.", show_default=False, metavar="RANGES")
 ]
+PdfText = Annotated[
+    Literal["ocr", "auto", "verify"],
+    typer.Option("--pdf-text", help="A PDF page's own text: no use, the result where sound, or compared with it."),
+]
 
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Write one file a document into this folder.", show_default=False),
+    typer.Option("--output", "-o", help="Write a file for each document into this folder.", show_default=False),
 ]
 Alone = Annotated[bool, typer.Option("--embedded", help="Start a pool for this command even if one runs.")]
 CpuWorkers = Annotated[
@@ -107,26 +123,29 @@ def _options(
 @app.command(rich_help_panel=READING)
 def read(
     files: Files,
-    format: FormatOption = Format.TEXT,
+    format: ResultFormatOption = ResultFormat.TEXT,
     output: Output = None,
     orientation: Orientation = False,
     min_score: MinScore = 0.5,
     pages: PageRanges = "",
+    pdf_text: PdfText = "ocr",
     embedded: Alone = False,
 ) -> None:
     """Read documents and print their text. Uses the running pool, or starts one for as long as it takes."""
-    options = ReadOptions(orientation=orientation, min_score=min_score, pages=pages)
+    options = ReadOptions(orientation=orientation, min_score=min_score, pages=pages, pdf_text=pdf_text)
     # Before a pool is started for nothing.
     for file in files:
         if not file.is_file():
             raise InvalidRequest(f"{escaped(str(file))} is not a file.")
-    folder = OutputFolder(output, format) if output else None
+    if not output:
+        refuse_to_print(format, len(files))
     with _some_pool(embedded) as settings, Producer(settings) as producer:
+        folder = OutputFolder(output, format, producer.results) if output else None
         started = time.monotonic()
         jobs: list[str] = []
         try:
             _submit_all(producer, files, options, jobs)
-            done = _follow_all(producer, jobs, folder)
+            done, written = _follow_all(producer, jobs, folder)
         except (KeyboardInterrupt, OcrpoolError):
             err.print(f"Cancelling {count(len(jobs), 'job')}.")
             for job_id in jobs:
@@ -134,14 +153,14 @@ def read(
                     producer.cancel(job_id)
             raise
         elapsed_s = time.monotonic() - started
-    for status, result in done:
-        if folder is None:
-            seconds = (status.finished_at or 0) - status.created_at
-            print_result(result.name, result, format, seconds=seconds if len(files) > 1 else None)
+        for status, result in done:
+            if folder is None:
+                seconds = (status.finished_at or 0) - status.created_at
+                print_result(result, format, producer.results, seconds=seconds if len(files) > 1 else None)
     read_pages = sum(len(result.pages) for _, result in done)
     rate = f"{read_pages / elapsed_s:.2f} pages/s"
     err.print(f"{count(len(done), 'document')}, {count(read_pages, 'page')} in {elapsed_s:.1f} s ({rate})")
-    if not all([report(result.name, result) for _, result in done]) or len(done) < len(files):
+    if not all([report(result.name, result) for _, result in done]) or len(done) < len(files) or not written:
         raise typer.Exit(1)
 
 
@@ -154,17 +173,20 @@ def _submit_all(producer: Producer, files: list[Path], options: ReadOptions, job
             fail(escaped(f"{file.name}: {error} ({error.code})"))
 
 
-def _follow_all(producer: Producer, jobs: list[str], folder: OutputFolder | None) -> list[tuple[JobStatus, JobResult]]:
-    """Wait for the jobs, and return them in order; with a folder, each is written as soon as it is done."""
-    done = {}
+def _follow_all(
+    producer: Producer, jobs: list[str], folder: OutputFolder | None
+) -> tuple[list[tuple[JobStatus, JobResult]], bool]:
+    """Wait for the jobs, and return them in order, and whether all were written; with a folder, each is as soon as it
+    is done."""
+    done, written = {}, True
     with PageProgress(err, jobs) as progress:
         for status in producer.follow(jobs):
             progress.update(status)
             if status.final:
                 done[status.id] = status, producer.result(status.id)
                 if folder is not None:
-                    folder.write(status.name, done[status.id][1])
-    return [done[job_id] for job_id in jobs]
+                    written &= folder.write(done[status.id][1])
+    return [done[job_id] for job_id in jobs], written
 
 
 @app.command(rich_help_panel=RUNNING)
@@ -175,6 +197,7 @@ def up(
     """Run a pool on this machine until Ctrl-C: Redis (unless one answers), gateway and workers."""
     settings = Settings()
     configure_logs(settings)
+    open_store(settings).check()
     plan = plan_for_this_machine(settings, workers)
     with Embedded(settings) as pool:
         try:
@@ -268,13 +291,21 @@ def submit(
     orientation: Orientation = False,
     min_score: MinScore = 0.5,
     pages: PageRanges = "",
+    pdf_text: PdfText = "ocr",
     lane: Annotated[Lane, typer.Option(help="interactive or bulk.")] = Lane.INTERACTIVE,
     deadline_s: Deadline = None,
 ) -> None:
     """Hand documents to the running pool, and print their jobs' ids."""
     if lane is Lane.QUARANTINE:
         raise typer.BadParameter("the quarantine lane is the pool's own", param_hint="--lane")
-    options = ReadOptions(orientation=orientation, min_score=min_score, pages=pages, lane=lane, deadline_s=deadline_s)
+    options = ReadOptions(
+        orientation=orientation,
+        min_score=min_score,
+        pages=pages,
+        pdf_text=pdf_text,
+        lane=lane,
+        deadline_s=deadline_s,
+    )
     with running_pool() as producer:
         for file in files:
             out.print(producer.submit(file, options).id)
@@ -290,18 +321,25 @@ def status(job: JobArgument, format: FormatOption = Format.TEXT) -> None:
 @app.command(rich_help_panel=JOBS)
 def result(
     job: JobArgument,
-    format: FormatOption = Format.TEXT,
+    format: ResultFormatOption = ResultFormat.TEXT,
+    output: Output = None,
     wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for the job to finish.")] = 0,
 ) -> None:
-    """Print a finished job's text."""
+    """Print a finished job's text, or write it in another format."""
+    if not output:
+        refuse_to_print(format, 1)
     with running_pool() as producer:
         if wait_s:
             with PageProgress(err, [job]) as progress:
                 for now in producer.follow([job], timeout_s=wait_s):
                     progress.update(now)
         found = producer.result(job)
-    print_result(found.name, found, format)
-    if not report(found.name or job, found):
+        if output:
+            written = OutputFolder(output, format, producer.results).write(found)
+        else:
+            written = True
+            print_result(found, format, producer.results)
+    if not report(found.name or job, found) or not written:
         raise typer.Exit(1)
 
 

@@ -122,13 +122,13 @@ class DeadLetters:
             return producer.job(letter.job_id)
         try:
             job = self._ledger.job(letter.job_id)
-            document = producer.blobs.get(job.blob)
+            with producer.blobs.local(job.blob) as document:
+                handle = producer.submit(document, name=job.name, options=job.options)
         except NotFound:
             raise NotFound(
                 f"The document of dead letter {letter_id} is gone: it is kept as long as its job "
                 f"(OCRPOOL_RESULT_TTL_S). Hand it in again yourself, and drop the letter."
             ) from None
-        handle = producer.submit(document, name=job.name, options=job.options)
         self.drop(letter_id)
         return handle
 

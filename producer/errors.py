@@ -9,6 +9,7 @@
     │   ├── NotFinished             not_finished           409   retryable
     │   ├── IdempotencyMismatch     idempotency_mismatch   422
     │   ├── RequestInProgress       request_in_progress    409   retryable
+    │   ├── FormatUnavailable       format_unavailable     501
     │   ├── FetchForbidden          fetch_forbidden        422
     │   └── FetchFailed             fetch_failed           422   retryable
     ├── AdmissionError              the pool takes no more now
@@ -111,6 +112,13 @@ class RequestInProgress(RequestError):
     code = "request_in_progress"
     http_status = 409
     retryable = True
+
+
+class FormatUnavailable(RequestError):
+    """The result cannot be had in this format here."""
+
+    code = "format_unavailable"
+    http_status = 501
 
 
 class FetchForbidden(RequestError):

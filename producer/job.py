@@ -92,6 +92,11 @@ class ReadOptions(Contract):
         description="Which pages are read, such as 2,4-6; those that the document has not are left out. Empty: all.",
         examples=["2,4-6"],
     )
+    pdf_text: Literal["ocr", "auto", "verify"] = Field(
+        "ocr",
+        description="What becomes of a PDF page's own text. ocr: nothing; auto: it is the result where it is sound; "
+        "verify: it is compared with what is read.",
+    )
 
     def spans(self, document_pages: int, span_pages: int) -> list[Span]:
         """What is read of a document with so many pages, in spans of at most `span_pages`.
@@ -187,18 +192,39 @@ class Line(Contract):
 
     quad: Quad
     text: str
-    #: The recogniser's mean confidence, 0 to 1.
+    #: The recogniser's mean confidence, 0 to 1; 1 where the text is the PDF's own.
     score: float = Field(ge=0.0, le=1.0)
     #: How the crop was turned before it was read, in degrees: 0 or 180.
     angle: Literal[0, 180] = 0
 
 
 class Timings(Contract):
-    """Where a page's time went, in milliseconds of wall time; each stage includes the wait for its batch."""
+    """Where a page's time went, in milliseconds of wall time; each stage includes the wait for its batch.
+
+    What is done about a PDF page's own text counts as `rasterise_ms`, which is all where that text is the result.
+    """
 
     rasterise_ms: float = Field(ge=0)
     detect_ms: float = Field(ge=0)
     recognise_ms: float = Field(ge=0)
+
+
+#: What speaks against a PDF page's own text, and nothing: `worker.decoding.texts` has the rules.
+TextDoubt = Literal[
+    "",
+    "few_characters",
+    "unmapped",
+    "gibberish",
+    "outside",
+    "slanted",
+    "scattered",
+    "overlapping",
+    "hidden",
+    "more_drawn",
+    "too_long",
+    "too_complex",
+    "unreadable",
+]
 
 
 class PageResult(Contract):
@@ -218,6 +244,12 @@ class PageResult(Contract):
     engine: str
     #: Names the models, their files and the runtime that read the page.
     model: str
+    #: Whether the page was read from its picture, or its text is that of the PDF; `engine` and `model` say by what.
+    source: Literal["ocr", "pdf"] = "ocr"
+    #: Why a PDF page's own text was not taken or would not be, where `pdf_text` asked for it.
+    text_doubt: TextDoubt = ""
+    #: With `pdf_text=verify`, how far the page's own text is what was read: 0 to 1. None: it has none.
+    text_agreement: float | None = Field(None, ge=0.0, le=1.0)
     timings: Timings
 
 

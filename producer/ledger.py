@@ -4,6 +4,7 @@ Keys, below the namespace:
 
     job:<id>     hash    the job's record, state, counts and times       TTL
     pages:<id>   hash    page number -> outcome (JSON)                   TTL
+    outcomes:<id> set    blobs that hold outcomes too large for Redis    TTL
     spans:<id>   hash    unit -> fence, lane, deaths, worker             TTL, deleted when the job ends
     key:<digest> hash    an idempotency key -> its job and request       TTL, that of the job
     busy:<dig.>  string  a request under that key is coming in           TTL
@@ -45,6 +46,7 @@ from typing import Any, TypeVar, cast
 import redis
 from pydantic import TypeAdapter
 
+from producer.blobs import BlobStore, open_store
 from producer.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -71,6 +73,7 @@ from producer.job import (
     Span,
     Unit,
 )
+from producer.outcomes import StoredOutcome, inlined
 from producer.page_ranges import numbers
 from producer.redis_url import open_client
 from producer.room import Room
@@ -177,11 +180,19 @@ def reachable() -> Iterator[None]:
 class Ledger:
     """The ledger on one Redis server, or on the master that Sentinels name, which has `timeout_s` seconds to answer.
 
-    Safe to share between threads.
+    Outcomes too large for it lie in `blobs`. Safe to share between threads.
     """
 
-    def __init__(self, settings: Settings, client: redis.Redis | None = None, *, timeout_s: float = 15) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        client: redis.Redis | None = None,
+        *,
+        blobs: BlobStore | None = None,
+        timeout_s: float = 15,
+    ) -> None:
         self.settings = settings
+        self.blobs: BlobStore = blobs or open_store(settings)
         self.namespace = settings.namespace
         self.redis = client or open_client(
             settings.redis_url,
@@ -366,6 +377,7 @@ class Ledger:
         Raises:
             NotFound: there is no such job.
             NotFinished: the job is queued or running.
+            Unavailable: Redis cannot be reached, or the blob store, where one of its pages lies there.
         """
         fields = self._fields(job_id)
         status = _status(job_id, fields)
@@ -382,7 +394,7 @@ class Ledger:
         while some := [str(page) for page in islice(pages, RESULT_PAGES)]:
             with reachable():
                 found = cast(list[bytes | None], self.redis.hmget(f"{self.namespace}:pages:{job_id}", some))
-            yield from filter(None, found)
+            yield from inlined(filter(None, found), self.blobs)
 
     def job(self, job_id: str) -> Job:
         """The job's record.
@@ -450,17 +462,34 @@ class Ledger:
         return _units(self._run("release", claim.job.id, claim.unit, claim.fence, "1" if again else "0"))
 
     def finish_page(self, claim: Claim, outcome: PageResult | PageFailure) -> JobState | Refusal:
-        """Write one page's outcome, once; the job's last page makes the job final. Returns the job's state."""
+        """Write one page's outcome, once; the job's last page makes the job final. Returns the job's state.
+
+        Raises:
+            Unavailable: Redis cannot be reached, or the blob store, where the outcome is larger than
+                `result_inline_bytes`.
+        """
         error = outcome.error.model_dump_json() if isinstance(outcome, PageFailure) else ""
+        record, blob = outcome.model_dump_json(), ""
+        content = record.encode()
+        if len(content) > self.settings.result_inline_bytes:
+            stored = StoredOutcome.of(claim.job.id, outcome.page, content)
+            record, blob = stored.model_dump_json(), stored.blob
+            refused = self._run(
+                "expect_outcome", claim.job.id, claim.unit, claim.fence, outcome.page, blob, _ms(ORPHAN_S)
+            ).decode()
+            if refused in tuple(Refusal):
+                return Refusal(refused)
+            self.blobs.put_new(blob, content)
         verdict = self._run(
             "finish_page",
             claim.job.id,
             claim.unit,
             claim.fence,
             outcome.page,
-            outcome.model_dump_json(),
+            record,
             error,
             int(self.settings.result_ttl_s),
+            blob,
         ).decode()
         return Refusal(verdict) if verdict in tuple(Refusal) else JobState(verdict)
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import IO
 
 import typer
 from rich.console import Console
 
 from producer.cpus import as_ranges
-from producer.escaping import escaped, shown_name
+from producer.errors import DocumentError, InvalidRequest
+from producer.escaping import escaped
+from producer.formats import Format as ResultFormat
+from producer.formats import nothing_read
 from producer.job import JobResult, JobState, JobStatus
 from producer.plan import PoolPlan
+from producer.results import Results, file_name, write
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-
-
-#: Bytes of a file's name (NAME_MAX of Linux' file systems).
-NAME_BYTES = 255
 
 
 class Format(StrEnum):
@@ -27,43 +31,69 @@ class Format(StrEnum):
     JSON = "json"
 
 
-def content(result: JobResult, format: Format) -> str:
-    """The document's text, or its result as one line of JSON."""
-    return result.text if format is Format.TEXT else result.model_dump_json()
-
-
 class OutputFolder:
-    """One file a document, named after it. Documents of one run that share a name get a number; old files give way."""
+    """One file a document, named after it; as overlay, one a page. Documents of one run that share a name get a
+    number; old files give way."""
 
-    def __init__(self, folder: Path, format: Format) -> None:
+    def __init__(self, folder: Path, format: ResultFormat, results: Results) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._format = format
+        self._results = results
         self._taken: set[str] = set()
 
-    def write(self, name: str, result: JobResult) -> None:
-        suffix = ".txt" if self._format is Format.TEXT else ".json"
-        file, number = _file_name(name, suffix), 2
+    def write(self, result: JobResult) -> bool:
+        """Write what was read, if anything was; say what keeps a file from being made, and return whether none did."""
+        try:
+            for page, source in self._sources(result):
+                path = self._folder / self._free(result.name, page)
+                write(source, path)
+                err.print(f"wrote {escaped(str(path))}", markup=False)
+        except DocumentError as error:
+            fail(escaped(f"{result.name}: {error} ({error.code})"))
+            return False
+        return True
+
+    def _sources(self, result: JobResult) -> Iterator[tuple[int | None, IO[bytes]]]:
+        if self._format is ResultFormat.OVERLAY:
+            for page in result.pages:
+                if page.kind == "page":
+                    yield page.page, self._results.overlay(result, page.page)
+        elif self._format is ResultFormat.PDF and not nothing_read(result):
+            yield None, self._results.pdf(result)
+        elif self._format is ResultFormat.JSON or not nothing_read(result):
+            yield None, io.BytesIO(f"{self._results.text(result, self._format)}\n".encode())
+
+    def _free(self, name: str, page: int | None) -> str:
+        """A name that no other file of this run has."""
+        file, number = file_name(name, self._format, page), 2
         while file in self._taken:
-            file, number = _file_name(name, f".{number}{suffix}"), number + 1
+            file, number = file_name(name, self._format, page, number=number), number + 1
         self._taken.add(file)
-        (self._folder / file).write_text(content(result, self._format) + "\n", encoding="utf-8")
-        err.print(f"wrote {escaped(str(self._folder / file))}", markup=False)
+        return file
 
 
-def _file_name(name: str, suffix: str) -> str:
-    """A job's name with a suffix, without folders and cut to what a file system takes."""
-    return (shown_name(name) or "document").encode()[: NAME_BYTES - len(suffix)].decode(errors="ignore") + suffix
+def refuse_to_print(format: ResultFormat, documents: int) -> None:
+    """Raise where the format is no text and would go to a terminal, or several would run into each other."""
+    if format is ResultFormat.OVERLAY:
+        raise InvalidRequest("--format overlay is one picture a page: name a folder for them with --output.")
+    if format is ResultFormat.PDF and (documents > 1 or sys.stdout.isatty()):
+        raise InvalidRequest("--format pdf is no text to print: name a folder with --output, or redirect one document.")
 
 
-def print_result(name: str, result: JobResult, format: Format, *, seconds: float | None = None) -> None:
+def print_result(result: JobResult, format: ResultFormat, results: Results, *, seconds: float | None = None) -> None:
     """Print to standard output; with `seconds`, text comes below a heading with the document's name, pages and time."""
-    headed = seconds is not None and format is Format.TEXT
+    if nothing_read(result) and format is not ResultFormat.JSON:
+        return  # `report` tells why.
+    if format is ResultFormat.PDF:
+        with results.pdf(result) as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        return
+    headed = seconds is not None and format in (ResultFormat.TEXT, ResultFormat.MARKDOWN)
     if headed:
-        out.print(
-            f"── {escaped(name)}: {count(len(result.pages), 'page')}, {seconds:.1f} s ──", style="bold", markup=False
-        )
-    typer.echo(content(result, format) + ("\n" if headed else ""))
+        pages = count(len(result.pages), "page")
+        out.print(f"── {escaped(result.name)}: {pages}, {seconds:.1f} s ──", style="bold", markup=False)
+    typer.echo(results.text(result, format) + ("\n" if headed else ""))
 
 
 def report(name: str, result: JobResult) -> bool:

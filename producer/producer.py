@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -11,16 +12,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
-from producer.blobs import BlobStore, FolderStore
+from producer.blobs import BlobStore, open_store
 from producer.errors import IdempotencyMismatch, InvalidRequest, QueueFull, TooLarge, Unavailable, naming
 from producer.escaping import NAME_CHARS, escaped, shown_name
 from producer.following import follow
+from producer.formats import Format
 from producer.idempotency import IdempotencyKey
 from producer.job import Job, JobResult, JobStatus, ReadOptions, new_job_id
 from producer.ledger import AcceptedBefore, Ledger
 from producer.media import SNIFF_BYTES, sniff
 from producer.queue import Publisher
+from producer.results import Results, Saves
 from producer.settings import Settings
+from producer.sources import Sources, file_name
 
 if TYPE_CHECKING:
     from producer.fetching import Fetcher
@@ -39,8 +43,10 @@ class Producer:
         self, settings: Settings | None = None, *, ledger: Ledger | None = None, blobs: BlobStore | None = None
     ) -> None:
         self.settings = settings or Settings()
-        self.ledger = ledger or Ledger(self.settings)
-        self.blobs: BlobStore = blobs or FolderStore(self.settings.blob_dir)
+        self.blobs: BlobStore = blobs or (ledger.blobs if ledger else open_store(self.settings))
+        self.ledger = ledger or Ledger(self.settings, blobs=self.blobs)
+        self.results = Results(self.settings, self.ledger, self.blobs)
+        self._sources = Sources(self.settings)
         self._publisher = Publisher(self.settings)
 
     def submit(
@@ -52,7 +58,7 @@ class Producer:
         idempotency_key: str | None = None,
     ) -> JobHandle:
         """Accept a document (its bytes, a file's path, or a file open for reading) and return at once; one at an
-        `https://` address is fetched first.
+        `https://` or `s3://` address that the settings allow is fetched first.
 
         The job keeps the name, without folders and control characters, to be shown; it is never a path.
 
@@ -71,22 +77,28 @@ class Producer:
         if options.webhook_url is not None:
             with naming("webhook_url"):
                 self._fetcher.target(options.webhook_url)
-        if isinstance(document, str) and document.startswith(("https://", "http://")):
+        if isinstance(document, str) and document.startswith(("https://", "http://", "s3://")):
             with tempfile.TemporaryFile() as fetched:
-                self._fetch(document, fetched)
-                name = self._fetcher.target(document).name if name is None else name
-                return self._submit(fetched, options, name, idempotency_key)
+                named = self._fetch(document, fetched)
+                return self._submit(fetched, options, named if name is None else name, idempotency_key)
         if not isinstance(document, str | Path):
             return self._submit(document, options, name or "", idempotency_key)
         path = Path(document)
         with _opened(path) as file:
             return self._submit(file, options, path.name if name is None else name, idempotency_key)
 
-    def _fetch(self, url: str, file: IO[bytes]) -> None:
+    def _fetch(self, url: str, file: IO[bytes]) -> str:
+        """Write the document to the file; returns what it is called there."""
         try:
             with naming("url"):
-                self._fetcher.get(url, file)
+                if url.startswith("s3://"):
+                    self._sources.copy(url, file)
+                    name = file_name(url)
+                else:
+                    self._fetcher.get(url, file)
+                    name = self._fetcher.target(url).name
             file.flush()
+            return name
         except OSError as error:
             raise Unavailable(f"There is no room for the document: {error.strerror}.") from error
 
@@ -187,8 +199,11 @@ class Producer:
 
 
 @dataclass(frozen=True)
-class JobHandle:
-    """One submitted job. Only its id matters: `Producer.job(id)` makes an equal handle in any process."""
+class JobHandle(Saves):
+    """One submitted job. Only its id matters: `Producer.job(id)` makes an equal handle in any process.
+
+    Once it is final, `save_to_json`, `save_to_markdown`, `save_to_pdf`, `save_to_img` and `save` write its result.
+    """
 
     producer: Producer
     id: str
@@ -209,6 +224,15 @@ class JobHandle:
 
     def cancel(self) -> JobStatus:
         return self.producer.cancel(self.id)
+
+    def fetch(self, format: Format, page: int | None = None) -> IO[bytes]:
+        """The result in a format, as a file to be closed; an overlay is of one page. Raises as `Results` does."""
+        results = self.producer.results
+        if format is Format.PDF:
+            return results.pdf(self.result())
+        if format is Format.OVERLAY:
+            return results.overlay(self.result(), page or 1)
+        return io.BytesIO(results.text(self.result(), format).encode())
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,6 +24,19 @@ DATA_DIR = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
 
 Size = tuple[int, int]
 
+#: The settings that a process which parses documents is told: what a page may take there.
+DECODER_LIMITS = {
+    "max_pages",
+    "max_page_pixels",
+    "max_page_side_pt",
+    "pdf_dpi",
+    "page_timeout_s",
+    "rasterise_memory_bytes",
+    "sandbox",
+}
+#: A bucket, and what its keys begin with.
+_S3_PLACE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()/-]*)?")
+
 
 class Settings(BaseSettings):
     """The settings. Build it once: `Settings()` reads the environment, `Settings(name=...)` overrides it."""
@@ -37,14 +51,33 @@ class Settings(BaseSettings):
     )
     namespace: str = Field("ocrpool", pattern=r"^[a-z0-9_-]{1,32}$", description="Prefix of every Redis key and queue.")
     data_dir: Path = Field(DATA_DIR, description="Folder of the embedded Redis server and of the default blob store.")
-    blob_url: str = Field("", description="Blob store: `file:///folder`; empty: the folder `blobs` in the data folder.")
+    blob_url: str = Field(
+        "",
+        description="Blob store: `file:///folder` or `s3://bucket/prefix`; empty: the folder `blobs` in the data "
+        "folder.",
+    )
+    s3_public_url: str = Field(
+        "",
+        description="Endpoint at which clients reach the S3 store, for links; empty: the one that the pool uses.",
+    )
+    s3_sources: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Places (`s3://bucket` or `s3://bucket/folder`) from which documents may be handed in by address; "
+        "empty: none.",
+    )
+    result_inline_bytes: int = Field(
+        256 << 10,
+        ge=1,
+        description="A page's outcome with more bytes than this, as JSON, lies in the blob store instead of Redis.",
+    )
     gateway_host: str = Field("127.0.0.1", description="Address that the gateway listens on.")
     gateway_port: int = Field(8080, ge=0, le=65535, description="Port of the gateway; 0 takes a free one.")
     worker_metrics_port: int = Field(
         0,
         ge=0,
         le=65535,
-        description="Port of a worker's `/metrics` and `/healthz`; a pool counts on from it; 0 takes a free one.",
+        description="Port of a worker's `/metrics`, `/healthz` and `/readyz`; a pool counts on from it; 0 takes a free "
+        "one.",
     )
     worker_metrics_host: str = Field("127.0.0.1", description="Address that a worker's `/metrics` listens on.")
     flower_port: int = Field(5555, ge=0, le=65535, description="Port of Flower; 0 takes a free one.")
@@ -177,6 +210,11 @@ class Settings(BaseSettings):
         le=256,
         description="Webhooks that a gateway sends at a time; 0 leaves them to `ocrpool webhooks deliver` elsewhere.",
     )
+    export_processes: int = Field(
+        2, ge=1, le=64, description="Searchable PDFs and overlays that a gateway makes at a time; others wait."
+    )
+    export_timeout_s: float = Field(120, gt=0, le=3600, description="Longest time to make one of them.")
+    export_bytes: int = Field(500_000_000, ge=1, description="Largest file that is made so.")
 
     redis_reserve_percent: int = Field(
         15, ge=0, le=90, description="Part of Redis' `maxmemory` that is kept for accepted jobs: new ones are refused."
@@ -284,9 +322,29 @@ class Settings(BaseSettings):
     @classmethod
     def _check_blob_url(cls, value: str) -> str:
         url = urlparse(value)
-        if value and (url.scheme != "file" or url.netloc or url.path in ("", "/")):
-            raise ValueError("the URL of a folder, such as file:///var/lib/ocrpool/blobs")
+        folder = url.scheme == "file" and not url.netloc and url.path not in ("", "/")
+        if value and not folder and not _S3_PLACE.fullmatch(value):
+            raise ValueError("a folder or a bucket, such as file:///var/lib/ocrpool/blobs or s3://scans/ocrpool")
         return value
+
+    @field_validator("s3_public_url")
+    @classmethod
+    def _check_public_url(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^/?#]+/?", value):
+            raise ValueError("the URL of an endpoint, such as https://files.example.com")
+        return value
+
+    @field_validator("s3_sources", mode="before")
+    @classmethod
+    def _parse_sources(cls, value: object) -> object:
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("s3_sources")
+    @classmethod
+    def _check_sources(cls, places: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_S3_PLACE.fullmatch(place) for place in places):
+            raise ValueError("places by commas, such as s3://scans,s3://mail/attachments")
+        return places
 
     @field_validator("data_dir")
     @classmethod
@@ -314,7 +372,8 @@ class Settings(BaseSettings):
 
     @property
     def blob_dir(self) -> Path:
-        return Path(urlparse(self.blob_url).path) if self.blob_url else self.data_dir / "blobs"
+        """The folder of a blob store that is one."""
+        return Path(urlparse(self.blob_url).path) if self.blob_url.startswith("file:") else self.data_dir / "blobs"
 
 
 def explain(error: ValidationError) -> list[str]:

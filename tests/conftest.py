@@ -7,6 +7,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
@@ -17,6 +18,9 @@ from producer.ledger import Ledger
 from producer.producer import Producer
 from producer.settings import Settings
 from tests.redis_server import Server
+
+if TYPE_CHECKING:
+    from tests.s3_server import S3Server
 
 for name in [name for name in os.environ if name.startswith("OCRPOOL_")]:
     del os.environ[name]
@@ -75,6 +79,26 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("a small file system can be mounted by root alone, where the machine allows it")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One S3 server for the whole run. Tests share its bucket, each below a prefix of its own."""
+    from tests.s3_server import S3Server
+
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """The server, which boto3 finds in this process and its children."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    s3_server.seen.clear()
+    yield s3_server
+    s3_server.fault = lambda method, path: ""
 
 
 @pytest.fixture(scope="session")

@@ -51,16 +51,26 @@ def pdf(
     rotate: int = 0,
     encryption: pikepdf.Encryption | None = None,
 ) -> bytes:
-    """A PDF with a page of each size, in points."""
+    """A PDF with a page of each size, in points. Its pages know Helvetica as /F."""
     file = io.BytesIO()
     with pikepdf.new() as document:
+        helvetica = pikepdf.Dictionary(
+            Type=pikepdf.Name.Font, Subtype=pikepdf.Name.Type1, BaseFont=pikepdf.Name.Helvetica
+        )
         for width, height in sizes:
             page = document.add_blank_page()
             page.MediaBox = pikepdf.Array([0, 0, width, height])
             page.Contents = document.make_stream(content)
+            page.Resources = pikepdf.Dictionary(Font=pikepdf.Dictionary(F=helvetica))
             page.Rotate = rotate
         document.save(file, encryption=encryption)
     return file.getvalue()
+
+
+def written(*lines: str, at: str = "1 0 0 1 72 720", size: int = 12) -> bytes:
+    """The content of a page of `pdf`: lines below one another, the first where `at` says, the operands of Tm."""
+    rows = " T* ".join(f"({line}) Tj" for line in lines)
+    return f"BT /F {size} Tf {size * 1.5} TL {at} Tm {rows} ET\n".encode("latin-1")
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:

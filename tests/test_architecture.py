@@ -20,8 +20,22 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "escaping", "page_ranges", "redis_url", "retry_after"},
     {"addresses", "job", "settings", "cpus", "backoff", "room"},
-    {"media", "blobs", "fetching", "idempotency", "ledger", "queue", "logs", "processes", "cards"},
-    {"following", "outbox", "plan"},
+    {"formats"},
+    {
+        "exporting",
+        "media",
+        "blobs",
+        "s3",
+        "outcomes",
+        "fetching",
+        "idempotency",
+        "ledger",
+        "queue",
+        "logs",
+        "processes",
+        "cards",
+    },
+    {"following", "outbox", "plan", "results", "sources"},
     {"producer", "workers", "dead", "webhooks"},
     {"embedded", "progress", "printing"},
     {"client"},
@@ -33,6 +47,8 @@ HEAVY = {
     "onnxruntime": "worker/predictors/onnx.py",
     "cupy": "worker/kernels.py",
     "cupyx": "worker/kernels.py",
+    "boto3": "producer/s3.py",
+    "botocore": "producer/s3.py",
     "onnx": "worker/predictors/graph.py",
     "nvidia": "worker/jpegs.py",
     "pynvml": "producer/cards.py",
@@ -86,7 +102,7 @@ def test_a_runtime_is_imported_in_one_module_when_it_is_used(runtime: str) -> No
 
 
 def test_importing_the_producer_stays_light() -> None:
-    heavy = {"numpy", "cv2", "paddle", "onnxruntime", "PIL", "pypdfium2", "fastapi", "httpx"}
+    heavy = {"numpy", "cv2", "paddle", "onnxruntime", "PIL", "pypdfium2", "fastapi", "httpx", "boto3"}
     code = f"import producer, sys; print(sorted({heavy} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ran.stdout.strip() == "[]"

@@ -11,27 +11,17 @@ import threading
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
 import worker
-from producer.job import Contract
-from producer.settings import Settings
+from producer.job import Contract, TextDoubt
+from producer.settings import DECODER_LIMITS, Settings
 
 #: Longest time that a child may take to import its libraries.
 START_TIMEOUT_S = 20.0
 #: A child is replaced after this many requests, so that what its libraries leak does not add up.
 REQUESTS_A_CHILD = 500
 REPLY_BYTES = 1 << 16
-
-LIMITS = {
-    "max_pages",
-    "max_page_pixels",
-    "max_page_side_pt",
-    "pdf_dpi",
-    "page_timeout_s",
-    "rasterise_memory_bytes",
-    "sandbox",
-}
 
 #: Where a child imports from: where its worker does, but never a working directory.
 IMPORT_PATH = json.dumps([*filter(os.path.isabs, sys.path), str(Path(worker.__file__).parents[1])])
@@ -86,6 +76,37 @@ class Drawn(Contract):
     angle: Literal[0, 90, 180, 270]
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("the text would do more than show")
+    return text
+
+
+class TextLine(Contract):
+    """A line of a PDF page's own text: its corners x before y, as in `producer.job.Line`."""
+
+    quad: Annotated[list[FiniteFloat], Field(min_length=8, max_length=8)]
+    text: Annotated[str, Field(min_length=1), AfterValidator(_printable)]
+
+
+class Text(Contract):
+    """A PDF page's own text, in pixels of the upright page."""
+
+    kind: Literal["text"]
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    angle: Literal[0, 90, 180, 270]
+    lines: list[TextLine]
+    doubt: TextDoubt
+
+    @model_validator(mode="after")
+    def _on_the_page(self) -> Text:
+        for line in self.lines:
+            if min(line.quad) < 0 or max(line.quad[::2]) > self.width or max(line.quad[1::2]) > self.height:
+                raise ValueError("a line lies outside the page")
+        return self
+
+
 class Refused(Contract):
     """The child would not decode it. Other codes are not its to give: one that was taken over could say `cancelled`."""
 
@@ -104,7 +125,7 @@ class Ready(Contract):
     walls: list[str]
 
 
-Reply = Pages | Size | Drawn | Refused
+Reply = Pages | Size | Drawn | Text | Refused
 READY = TypeAdapter(Ready)
 REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])
 
@@ -133,7 +154,7 @@ class Decoder:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._limits = json.dumps(settings.model_dump(include=LIMITS))
+        self._limits = json.dumps(settings.model_dump(include=DECODER_LIMITS))
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._lock = threading.Lock()

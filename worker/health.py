@@ -1,4 +1,4 @@
-"""A worker's `/metrics` and `/healthz`, on a thread of their own."""
+"""A worker's `/metrics`, `/healthz` and `/readyz`, on a thread of their own."""
 
 from __future__ import annotations
 
@@ -26,15 +26,22 @@ class _Quiet(WSGIRequestHandler):
 
 
 class HealthServer:
-    """`/healthz` answers 200, or 503 with what `trouble()` says; every other path is `/metrics`."""
+    """`/healthz` answers 200, or 503 with what `trouble()` says: a worker that a new one should replace. `/readyz` says
+    in the same way what keeps it from its work and no restart cures, `hindrance()`. All else is `/metrics`."""
 
-    def __init__(self, host: str, port: int, trouble: Callable[[], str]) -> None:
+    def __init__(self, host: str, port: int, trouble: Callable[[], str], hindrance: Callable[[], str]) -> None:
         metrics = make_wsgi_app()
 
+        def all_that_hinders() -> str:
+            return trouble() or hindrance()
+
+        questions = {"/healthz": trouble, "/readyz": all_that_hinders}
+
         def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            if environ["PATH_INFO"] != "/healthz":
+            question = questions.get(environ["PATH_INFO"])
+            if question is None:
                 return cast("Iterable[bytes]", metrics(environ, start_response))
-            found = trouble()
+            found = question()
             status = "503 Service Unavailable" if found else "200 OK"
             start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
             return [(found or "ok").encode() + b"\n"]

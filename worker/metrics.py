@@ -9,6 +9,7 @@ from worker.records import BatchRecord
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 PAGES = Counter("ocrpool_worker_pages", "Pages whose outcome this worker wrote.", ["outcome"])
+PAGE_SOURCES = Counter("ocrpool_worker_page_sources", "Pages that were read, by where their text is from.", ["source"])
 PAGES_IN_FLIGHT = Gauge("ocrpool_worker_pages_in_flight", "Pages that this worker is reading.")
 STAGE_SECONDS = Histogram(
     "ocrpool_worker_stage_seconds", "A page's time in each stage, its waits included.", ["stage"], buckets=_SECONDS

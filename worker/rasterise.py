@@ -46,10 +46,12 @@ from producer.escaping import escaped
 from producer.job import MediaType
 from producer.settings import Settings
 from worker.budget import RasterBudget
-from worker.decoder import Decoder, DecoderDied, DecoderTimeout, Drawn, Pages, Refused, Reply, Size, imports
+from worker.decoder import Decoder, DecoderDied, DecoderTimeout, Drawn, Pages, Refused, Reply, Size, Text, imports
 from worker.decoding.sandbox import WALLS
 
 CHANNELS = 3
+#: Longest time for a page's own text: most take less than a tenth of a second, and OCR can always read it instead.
+TEXT_TIMEOUT_S = 10.0
 #: Signals that a child gets from outside, not from what it decodes.
 FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
@@ -204,6 +206,24 @@ class Rasteriser:
         request: dict[str, object] = {"kind": "page", "media_type": media_type, "page": page}
         with _opened(path) as document, self._borrow(path) as decoder:
             return self._try(decoder, lambda: self._draw(decoder, request, document), request)
+
+    def text(self, path: Path, page: int) -> Text:
+        """A PDF page's own text, the page counted from 1.
+
+        Raises:
+            DocumentError, PageTimeout: it cannot be had; the page may be read all the same.
+            Unavailable, Internal
+        """
+        request: dict[str, object] = {"kind": "text", "media_type": MediaType.PDF, "page": page}
+        with _opened(path) as document, self._borrow(path) as decoder:
+            return self._try(decoder, lambda: self._text(decoder, request, document), request)
+
+    def _text(self, decoder: Decoder, request: dict[str, object], document: int) -> Text:
+        timeout_s = min(TEXT_TIMEOUT_S, self._settings.page_timeout_s)
+        reply = _granted(decoder.request(request, timeout_s=timeout_s, document=document))
+        if not isinstance(reply, Text) or reply.width * reply.height > self._settings.max_page_pixels:
+            raise _wrong_answer(decoder)
+        return reply
 
     def _count(self, decoder: Decoder, request: dict[str, object], document: int, deadline: float | None) -> int:
         timeout_s = self._settings.page_timeout_s

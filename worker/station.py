@@ -10,7 +10,7 @@ from functools import partial
 
 import structlog
 
-from producer.blobs import BlobStore, FolderStore
+from producer.blobs import BlobStore, Probe, open_store
 from producer.cards import cards_for, in_flight
 from producer.cpus import as_ranges
 from producer.dead import bury_message
@@ -57,8 +57,8 @@ class Station:
     ) -> None:
         self.settings = settings
         self.name = settings.node or f"{socket.gethostname()}-{os.getpid()}"
-        self.ledger = ledger or Ledger(settings)
-        self.blobs: BlobStore = blobs or FolderStore(settings.blob_dir)
+        self.blobs: BlobStore = blobs or (ledger.blobs if ledger else open_store(settings))
+        self.ledger = ledger or Ledger(settings, blobs=self.blobs)
         self.publisher = Publisher(settings)
         self.rasteriser = Rasteriser(settings)
         self.engine: Engine = engine or PpOcr(settings)
@@ -69,10 +69,12 @@ class Station:
         #: Who reads beside whom: what ends this process counts a death for all that it holds.
         self.company = Company()
         # Leases are renewed on connections of their own, given up early: a half-open one would let them lapse.
-        self._prompt_ledger = Ledger(settings, timeout_s=PROMPT_S)
+        self._prompt_ledger = Ledger(settings, blobs=self.blobs, timeout_s=PROMPT_S)
         self.leases = LeaseKeeper(self._prompt_ledger, settings.lease_renew_s, self._announce)
         self.sweeper = Sweeper(self.ledger, self.publisher, self.blobs, settings.sweep_interval_s)
-        self.health = HealthServer(settings.worker_metrics_host, settings.worker_metrics_port, self._trouble)
+        self.health = HealthServer(
+            settings.worker_metrics_host, settings.worker_metrics_port, self._trouble, Probe(self.blobs).trouble
+        )
         #: Tasks tell it of each message.
         self.intake = Intake(
             partial(self.ledger.messages, queues), lambda: bool(self.leases.held), settings.intake_timeout_s
@@ -98,6 +100,7 @@ class Station:
         found = cards_for(self.settings)
         cards = "; ".join(map(str, found.cards)) or f"none: {found.reason}"
         log.info("worker.starts", name=self.name, cards=cards, cpus=as_ranges(os.sched_getaffinity(0)))
+        self.blobs.check()
         self.rasteriser.start()
         self.engine.start()
         self.pages.start()

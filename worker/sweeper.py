@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import structlog
 
 from producer.blobs import BlobStore
+from producer.errors import OcrpoolError, Unavailable
 from producer.ledger import ORPHAN_S, Ledger, Swept
 from producer.queue import Publisher, queue_prefix
 from worker.periodic import Periodic
@@ -54,7 +55,7 @@ class Sweeper(Periodic):
     def _sweep_once(self) -> Swept:
         swept = self._ledger.sweep(queue_prefix(self._ledger.settings))
         self._publisher.publish(swept.publish)
-        deleted = [blob for blob in swept.blobs if self._delete(blob)]
+        deleted = list(self._delete(swept.blobs))
         self._ledger.forget_blobs(deleted)
         self._ledger.postpone_blobs([blob for blob in swept.blobs if blob not in deleted], UNDELETED_S)
         return swept
@@ -66,17 +67,22 @@ class Sweeper(Periodic):
         self._look_again_at = self._clock() + LOOK_AGAIN_S
         try:
             deleted = self._blobs.delete_unfinished(ORPHAN_S)
-        except OSError as error:
+        except (OSError, OcrpoolError) as error:
             log.warning("sweeper.unfinished_not_deleted", error=str(error))
         else:
             if deleted:
                 log.info("sweeper.unfinished_deleted", files=deleted)
 
-    def _delete(self, blob: str) -> bool:
-        """Whether it is gone; one that cannot be deleted keeps no other from it."""
-        try:
-            self._blobs.delete(blob)
-        except Exception as error:
-            log.warning("sweeper.blob_not_deleted", blob=blob, error=str(error))
-            return False
-        return True
+    def _delete(self, blobs: Iterable[str]) -> Iterator[str]:
+        """Those that are gone. One that cannot be deleted keeps no other from it; a store that cannot be reached is not
+        asked for each of them, for units wait to be found meanwhile."""
+        for blob in blobs:
+            try:
+                self._blobs.delete(blob)
+            except Unavailable as error:
+                log.warning("sweeper.blobs_not_deleted", error=str(error))
+                return
+            except Exception as error:
+                log.warning("sweeper.blob_not_deleted", blob=blob, error=str(error))
+            else:
+                yield blob

@@ -21,6 +21,7 @@ from producer.job import (
     ErrorDetail,
     JobState,
     Lane,
+    MediaType,
     PageFailure,
     PageResult,
     PrepareMessage,
@@ -31,6 +32,7 @@ from producer.ledger import Claim, Refusal
 from worker import metrics
 from worker.device import DeviceFailed
 from worker.leases import Lease
+from worker.own_text import OwnText
 from worker.station import Station
 
 log = structlog.get_logger(__name__)
@@ -41,6 +43,9 @@ Returned = TypeVar("Returned")
 #: Pauses between tries to reach the ledger, the last one again and again. Together they outlast a Redis restart: a
 #: worker that is stopping tries no longer.
 _RETRY_PAUSES_S = (0.1, 0.3, 1.0, 3.0, 5.0)
+
+#: Pause before a unit whose document cannot be fetched now is given back.
+STORE_PAUSE_S = 2.0
 
 #: A thread that would claim looks this often whether its worker still cannot read.
 STAND_ASIDE_S = 0.1
@@ -58,7 +63,8 @@ def prepare(station: Station, body: object) -> None:
             with _document(station, claim) as path:
                 pages = station.rasteriser.count_pages(path, claim.job.media_type)
             spans = claim.job.options.spans(pages, station.settings.span_pages)
-        except Unavailable:
+        except Unavailable as error:
+            _log_and_pause(station, claim, error)
             units = _patiently(station, lease, partial(station.ledger.release, claim, again=True))
         except OcrpoolError as error:
             units = _patiently(station, lease, partial(_fail, station, claim, error))
@@ -121,7 +127,16 @@ def _read_pages(station: Station, lease: Lease) -> bool:
             wait(futures)
     except FetchFailed as error:
         return all([_finish(station, lease, _failure(page, error)) for page in claim.pages])
+    except Unavailable as error:
+        _log_and_pause(station, claim, error)
+        return False
     return all(future.result() for future in futures)
+
+
+def _log_and_pause(station: Station, claim: Claim, error: Unavailable) -> None:
+    """The unit is no death, but comes back at once: a store that refuses everybody must not turn into a race."""
+    log.warning("document.not_fetched", job_id=claim.job.id, unit=claim.unit, error=str(error))
+    station.stopping.wait(STORE_PAUSE_S)
 
 
 def read_page(station: Station, lease: Lease, document: Path, page: int, deadline: float) -> bool:
@@ -130,14 +145,9 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
     outcome: PageResult | PageFailure
     if lease.lost.is_set():
         return True
-    started = time.perf_counter()
     try:
-        with (
-            metrics.PAGES_IN_FLIGHT.track_inprogress(),
-            station.engine.passage(job.options, deadline, lease.lost.is_set) as passage,
-            station.rasters.page(document, job.media_type, page) as raster,
-        ):
-            outcome = passage.read(page, raster, 1000 * (time.perf_counter() - started))
+        with metrics.PAGES_IN_FLIGHT.track_inprogress():
+            outcome = _read(station, lease, document, page, deadline)
     except JobEnded:
         return True  # The ledger has ended the job, or the sweeper is about to.
     except DeviceFailed:
@@ -151,6 +161,23 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
         log.exception("page.failed", job_id=job.id, page=page)
         outcome = _failure(page, Internal("The page failed inside the pool."))
     return _finish(station, lease, outcome)
+
+
+def _read(station: Station, lease: Lease, document: Path, page: int, deadline: float) -> PageResult:
+    """From the page's own text where that is asked for and sound, from its picture everywhere else."""
+    job, started = lease.claim.job, time.perf_counter()
+    own = None
+    if job.options.pdf_text != "ocr" and job.media_type is MediaType.PDF:
+        own = OwnText.of(station.rasteriser, document, page)
+        if job.options.pdf_text == "auto" and not own.doubt:
+            return own.as_page(page, 1000 * (time.perf_counter() - started))
+    # Announced no sooner: batches wait for the pages that are on their way to them.
+    with (
+        station.engine.passage(job.options, deadline, lease.lost.is_set) as passage,
+        station.rasters.page(document, job.media_type, page) as raster,
+    ):
+        read = passage.read(page, raster, 1000 * (time.perf_counter() - started))
+    return own.beside(read, compare=job.options.pdf_text == "verify") if own else read
 
 
 def _finish(station: Station, lease: Lease, outcome: PageResult | PageFailure) -> bool:
@@ -191,6 +218,10 @@ def _count(outcome: PageResult | PageFailure) -> None:
         metrics.PAGES.labels(outcome.error.code).inc()
         return
     metrics.PAGES.labels("read").inc()
+    metrics.PAGE_SOURCES.labels(outcome.source).inc()
+    if outcome.source == "pdf":
+        metrics.STAGE_SECONDS.labels("text").observe(outcome.timings.rasterise_ms / 1000)
+        return
     for stage in ("rasterise", "detect", "recognise"):
         metrics.STAGE_SECONDS.labels(stage).observe(getattr(outcome.timings, f"{stage}_ms") / 1000)
 

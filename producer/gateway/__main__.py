@@ -6,6 +6,8 @@ import sys
 
 from pydantic import ValidationError
 
+from producer.blobs import open_store
+from producer.errors import Unavailable
 from producer.gateway.server import run
 from producer.logs import configure_logs
 from producer.settings import Settings, explain
@@ -19,7 +21,11 @@ def main() -> int:
         return 2
     configure_logs(settings)
     try:
+        open_store(settings).check()
         run(settings)
+    except Unavailable as error:
+        print(f"The gateway cannot start: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
         address = f"{settings.gateway_host}:{settings.gateway_port}"
         print(f"The gateway cannot listen on {address}: {error.strerror or error}.", file=sys.stderr)

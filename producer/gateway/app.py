@@ -8,7 +8,8 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from producer.gateway import health, jobs, ocr, openapi, problems
+from producer.blobs import Probe
+from producer.gateway import health, jobs, ocr, openapi, overlays, problems
 from producer.gateway.async_producer import AsyncProducer
 from producer.gateway.metrics import Metrics, MetricsMiddleware
 from producer.gateway.state import Gateway
@@ -33,7 +34,7 @@ def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
         blocking = producer or Producer(settings)
         metrics.watch_pool(blocking.ledger)
         watcher = Watcher(settings.redis_url, f"{settings.namespace}:events")
-        app.state.gateway = Gateway(settings, AsyncProducer(blocking), watcher, metrics)
+        app.state.gateway = Gateway(settings, AsyncProducer(blocking), watcher, metrics, Probe(blocking.blobs))
         await watcher.start()
         try:
             # At its end this waits for the webhooks under way; by then nobody else is served.
@@ -54,7 +55,7 @@ def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
     )
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     problems.install(app)
-    for part in (jobs, ocr, health):
+    for part in (jobs, overlays, ocr, health):
         app.include_router(part.router)
     openapi.describe_problems(app)
     return app

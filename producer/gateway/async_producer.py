@@ -35,10 +35,15 @@ class AsyncProducer:
         self._submits = CapacityLimiter(SUBMIT_THREADS)
         self._calls = CapacityLimiter(CALL_THREADS)
         self._fetches = CapacityLimiter(FETCH_THREADS)
+        self._exports = CapacityLimiter(producer.settings.export_processes)
 
     async def call(self, function: Callable[[], Returned]) -> Returned:
         """Run `function` in a thread, once one is free."""
         return await to_thread.run_sync(function, limiter=self._calls)
+
+    async def export(self, function: Callable[[], Returned]) -> Returned:
+        """Run `function`, which starts a process of its own, in a thread, once one of the few for such is free."""
+        return await to_thread.run_sync(function, limiter=self._exports)
 
     async def submit(self, upload: Upload, idempotency_key: str | None = None) -> tuple[JobHandle, JobStatus]:
         submit = partial(self._submit, upload, idempotency_key)

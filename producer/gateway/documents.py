@@ -40,7 +40,7 @@ class JobRequest(Contract):
     document: str | None = Field(None, description="The document's bytes in base64.", examples=["JVBERi0xLjcK..."])
     url: str | None = Field(
         None,
-        pattern=r"^https?://",
+        pattern=r"^(https?|s3)://",
         description="Where the document is fetched from, instead of `document`.",
         examples=["https://files.example.com/invoice.pdf"],
     )

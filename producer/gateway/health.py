@@ -33,12 +33,14 @@ async def healthz() -> Health:
 
 @router.get("/readyz", summary="Whether the pool is ready", response_model=Readiness, responses=responses(Unavailable))
 async def readyz(gateway: TheGateway) -> Readiness:
-    """Ready when Redis answers and at least one worker has warmed up."""
+    """Ready when Redis and the blob store answer and at least one worker has warmed up."""
     if gateway.watcher.released:
         raise Unavailable("The gateway is stopping.")
     workers = await gateway.producer.call(gateway.producer.producer.workers)
     if not workers:
         raise Unavailable("No worker is ready.")
+    if trouble := await gateway.producer.call(gateway.blobs.trouble):
+        raise Unavailable(trouble)
     return Readiness(workers=len(workers))
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
@@ -24,10 +23,12 @@ from producer.errors import (
     UnsupportedMediaType,
     UploadTimeout,
 )
+from producer.formats import Format
 from producer.gateway.documents import received
+from producer.gateway.exports import EXPORT_ERRORS, AskedFormat, accepted, result_as
 from producer.gateway.openapi import JOB_BODY, RESULT_EXAMPLE, STATUS_EXAMPLE
-from producer.gateway.problems import POLL_AFTER_S, JobProblem, responses
-from producer.gateway.state import Gateway, TheGateway
+from producer.gateway.problems import POLL_AFTER_S, responses
+from producer.gateway.state import TheGateway
 from producer.job import JobResult, JobStatus
 
 router = APIRouter(prefix="", tags=["jobs"])
@@ -153,30 +154,33 @@ async def status(
     response_model=JobResult,
     responses={
         200: {
-            "description": "Every page's outcome, or the pages' text.",
+            "description": "Every page's outcome, or what was made of the pages that were read.",
             "content": {
                 "application/json": {"example": RESULT_EXAMPLE},
                 "text/plain": {"schema": {"type": "string"}, "example": "TOTAL 12.50"},
+                **{
+                    one.media_type: {"schema": {"type": "string"}}
+                    for one in (Format.JSONL, Format.MARKDOWN, Format.HOCR)
+                },
+                Format.PDF.media_type: {"schema": {"type": "string", "format": "binary"}},
             },
         },
-        **responses(InvalidRequest, NotFound, NotFinished, Unavailable),
+        **responses(InvalidRequest, NotFound, NotFinished, *EXPORT_ERRORS),
     },
 )
 async def result(
     request: Request,
     job_id: JobIdInPath,
     gateway: TheGateway,
-    format: Annotated[
-        Literal["json", "text"] | None, Query(description="Without it, `Accept: text/plain` asks for text.")
-    ] = None,
+    format: Annotated[AskedFormat | None, Query(description="Without it, `Accept` names one by its type.")] = None,
 ) -> Response:
-    """Every page with its lines, in page order, once the job has ended.
+    """Every page with its lines, in page order, once the job has ended; `paddlex` has PaddleX's field names.
 
-    As text: the pages that were read, a blank line between them; `OCRPool-Pages-Failed` counts the others. A job
-    without any page that was read answers its error instead.
+    `jsonl` is a page a line. `pdf` is the document with its text, invisible, where it was read. In all but `json`,
+    `OCRPool-Pages-Failed` counts the pages that were not read; a job without any page that was answers its error.
     """
-    as_text = format == "text" or (format is None and _prefers_text(request.headers.get("accept", "")))
-    return await gateway.producer.call(partial(_result, gateway, job_id, as_text))
+    chosen = Format(format) if format else accepted(request.headers.get("accept", ""))
+    return await result_as(gateway, job_id, chosen, job_path(job_id))
 
 
 @router.delete(
@@ -194,21 +198,3 @@ async def result(
 async def cancel(job_id: JobIdInPath, gateway: TheGateway) -> Response:
     """Stops the job's work. A job that has ended stays as it is."""
     return _answer(await gateway.producer.cancel(job_id))
-
-
-def _result(gateway: Gateway, job_id: str, as_text: bool) -> Response:
-    """Blocks: a result of many pages takes a while to read and to write out."""
-    found = gateway.producer.producer.result(job_id)
-    if not as_text:
-        return Response(found.model_dump_json(), media_type="application/json")
-    pages_read = sum(page.kind == "page" for page in found.pages)
-    if not pages_read and found.error is not None:
-        raise JobProblem(found.error.exception(), job_path(job_id))
-    headers = {"OCRPool-Pages-Failed": str(len(found.pages) - pages_read)}
-    return Response(found.text, headers=headers, media_type="text/plain")
-
-
-def _prefers_text(accept: str) -> bool:
-    """Whether the header names text and not JSON: clients that take anything get JSON."""
-    kinds: list[Any] = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
-    return "text/plain" in kinds and "application/json" not in kinds

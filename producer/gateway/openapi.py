@@ -49,6 +49,9 @@ RESULT_EXAMPLE: dict[str, Any] = {
             "text": "TOTAL 12.50",
             "engine": "pp-ocr",
             "model": "PP-OCRv6_small",
+            "source": "ocr",
+            "text_doubt": "",
+            "text_agreement": None,
             "timings": {"rasterise_ms": 7.1, "detect_ms": 48.0, "recognise_ms": 95.5},
         }
     ],

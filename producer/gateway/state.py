@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from producer.blobs import Probe
 from producer.gateway.async_producer import AsyncProducer
 from producer.gateway.metrics import Metrics
 from producer.gateway.waiting import Watcher
@@ -22,6 +23,7 @@ class Gateway:
     producer: AsyncProducer
     watcher: Watcher
     metrics: Metrics
+    blobs: Probe
 
     async def wait(self, job_id: str, timeout_s: float) -> JobStatus:
         """The job's status once it is final, at most `timeout_s` or the longest wait of the settings later."""

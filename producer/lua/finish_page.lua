@@ -1,12 +1,23 @@
 #!lua flags=allow-oom
 -- Writes one page's outcome if the fence is current, the job is not final and the page has no outcome.
--- ARGV: id, unit, fence, page, outcome (JSON), its error (JSON) or '', TTL of a final job (s)
+-- ARGV: id, unit, fence, page, outcome (JSON), its error (JSON) or '', TTL of a final job (s), the blob that the outcome
+--       stands for, or ''
 -- Returns 'fenced', 'final', 'duplicate', 'running' or the final state that this page brought.
 local id = ARGV[1]
 local page, first, count = whole(4, 1), pages_of(ARGV[2])
 if not first or page < tonumber(first) or page >= first + count then error('the page is not of this unit') end
 whole(7, 0)
+local blob = ARGV[8] or ''
+if blob ~= '' then check_blob(blob) end
 local state = redis.call('HGET', job_key(id), 'state')
 if not state or FINAL[state] then return 'final' end
 if not holds(id, ARGV[2], ARGV[3]) then return 'fenced' end
-return record_page(id, page, ARGV[5], ARGV[6], tonumber(ARGV[7]), now_ms())
+local now = now_ms()
+if blob ~= '' and redis.call('HEXISTS', pages_key(id), page) == 0 then
+  -- As the job's document: both go when its result does.
+  local ttl = math.max(1, redis.call('TTL', job_key(id)))
+  redis.call('SADD', outcomes_key(id), blob)
+  redis.call('EXPIRE', outcomes_key(id), ttl)
+  redis.call('ZADD', GARBAGE, now + ttl * 1000, blob)
+end
+return record_page(id, page, ARGV[5], ARGV[6], tonumber(ARGV[7]), now)

@@ -14,6 +14,7 @@ local FINAL = { succeeded = true, partial = true, failed = true, cancelled = tru
 local function job_key(id) return ns .. ':job:' .. id end
 local function spans_key(id) return ns .. ':spans:' .. id end
 local function pages_key(id) return ns .. ':pages:' .. id end
+local function outcomes_key(id) return ns .. ':outcomes:' .. id end
 local function delivery_key(id) return ns .. ':delivery:' .. id end
 local function idempotency_key(name) return ns .. ':key:' .. name end
 
@@ -42,6 +43,10 @@ local function check_units(units, first)
   for i = first, #units do
     if units[i] ~= 'prepare' and not pages_of(units[i]) then error('number ' .. i .. ' must be a unit') end
   end
+end
+-- A key of the blob store: the sweeper could not delete any other.
+local function check_blob(blob)
+  if #blob > 80 or not string.match(blob, '^[%l%d_]+$') then error('a blob is one word') end
 end
 local function check_lane(lane)
   for _, known in ipairs(LANES) do if lane == known then return end end
@@ -189,6 +194,10 @@ local function finalise(id, state, error_json, ttl_s, now)
   local name = redis.call('HGET', key, 'key')
   if name then redis.call('EXPIRE', idempotency_key(name), ttl_s) end
   redis.call('ZADD', GARBAGE, now + ttl_s * 1000, redis.call('HGET', key, 'blob'))
+  for _, blob in ipairs(redis.call('SMEMBERS', outcomes_key(id))) do
+    redis.call('ZADD', GARBAGE, now + ttl_s * 1000, blob)
+  end
+  redis.call('EXPIRE', outcomes_key(id), ttl_s)
   redis.call('HINCRBY', TOTALS, 'jobs_' .. state, 1)
   post_webhook(id, state, now)
   publish_event(id)

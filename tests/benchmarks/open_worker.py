@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from producer.job import MediaType
-from producer.settings import Settings
+from producer.settings import DECODER_LIMITS, Settings
 from worker import station
 from worker.__main__ import main
-from worker.decoder import LIMITS
 from worker.decoding import Limits, Pixels
 from worker.decoding.images import ImageDocument
 
@@ -39,7 +38,7 @@ class OpenRasteriser:
     """As `worker.rasterise.Rasteriser`: as many pages are decoded at a time, by the same code."""
 
     def __init__(self, settings: Settings) -> None:
-        self._limits = Limits(**settings.model_dump(include=LIMITS))
+        self._limits = Limits(**settings.model_dump(include=DECODER_LIMITS))
         self._seats = threading.Semaphore(settings.rasterise_processes or len(os.sched_getaffinity(0)))
 
     def start(self) -> None: ...

@@ -17,6 +17,8 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
         self.latency_s = 0.0
+        #: A connection is cut off once it has brought so many bytes of answers.
+        self.most_bytes = 0
         self._connections: set[socket.socket] = set()
         self._silent: set[socket.socket] = set()
         self._all_silent = False
@@ -57,16 +59,22 @@ class Proxy:
                     continue
                 with self._lock:
                     self._connections |= {inside, outside}
-                for source, sink in ((inside, outside), (outside, inside)):
-                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+                for source, sink, most_bytes in ((inside, outside, 0), (outside, inside, self.most_bytes)):
+                    threading.Thread(target=self._pump, args=(source, sink, most_bytes), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, most_bytes: int) -> None:
+        passed = 0
         with suppress(OSError):
             while data := source.recv(1 << 16):
                 if self.latency_s:
                     time.sleep(self.latency_s)
+                if most_bytes:
+                    data = data[: most_bytes - passed]
                 if not (self._all_silent or source in self._silent):
                     sink.sendall(data)
+                passed += len(data)
+                if passed == most_bytes:
+                    break
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -1,25 +1,35 @@
-"""What every blob store promises, on the real one and on the fake."""
+"""What every blob store promises, on the real ones and on the fake."""
 
 from __future__ import annotations
 
 import io
 import os
 import time
-from collections.abc import Callable
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from producer.blobs import BlobStore, FolderStore, MemoryStore
 from producer.errors import NotFound, Unavailable
+from producer.s3 import PART_BYTES, S3Store
 
-MAKERS: list[Callable[[Path], BlobStore]] = [FolderStore, lambda _: MemoryStore()]
+#: Of a bucket to which boto3's variables lead: these tests run on it, too.
+S3_TEST_URL = os.environ.get("S3_TEST_URL", "")
 
 
-@pytest.fixture(params=MAKERS, ids=["folder", "memory"])
+@pytest.fixture(params=["folder", "memory", "s3", *(["s3 of S3_TEST_URL"] if S3_TEST_URL else [])])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    make: Callable[[Path], BlobStore] = request.param
-    return make(tmp_path / "blobs")
+    match request.param:
+        case "folder":
+            return FolderStore(tmp_path / "blobs")
+        case "memory":
+            return MemoryStore()
+        case "s3":
+            request.getfixturevalue("s3")
+            return S3Store(f"s3://scans/{uuid.uuid4().hex}")
+    return S3Store(f"{S3_TEST_URL}/{uuid.uuid4().hex}")
 
 
 def test_bytes_and_files_come_back_as_they_went_in(store: BlobStore) -> None:
@@ -36,6 +46,28 @@ def test_a_second_put_replaces_the_first_whole(store: BlobStore) -> None:
     store.put("job_1", b"a long first version")
     store.put("job_1", b"short")
     assert store.get("job_1") == b"short"
+
+
+def test_of_two_writers_of_a_new_blob_one_wins_whole(store: BlobStore) -> None:
+    contents = [bytes([writer]) * 10_000 for writer in range(1, 9)]
+    with ThreadPoolExecutor(len(contents)) as threads:
+        won = list(threads.map(lambda content: store.put_new("job_1", content), contents))
+    assert [store.get("job_1")] == [content for content, is_new in zip(contents, won, strict=True) if is_new]
+    assert not store.put_new("job_1", io.BytesIO(b"later"))
+    store.put("job_1", b"replaced all the same")
+    assert store.get("job_1") == b"replaced all the same"
+
+
+def test_a_large_document_goes_through_whole(store: BlobStore) -> None:
+    document = os.urandom(PART_BYTES) + os.urandom(PART_BYTES // 2)
+    store.put("job_1", io.BytesIO(document))
+    with store.local("job_1") as path:
+        assert path.read_bytes() == document
+
+
+def test_a_store_that_can_be_used_says_nothing(store: BlobStore) -> None:
+    store.check()
+    store.check(patient=False)
 
 
 def test_what_is_not_there_is_not_found(store: BlobStore) -> None:

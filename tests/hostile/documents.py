@@ -97,6 +97,61 @@ def pdf_nested(depth: int) -> bytes:
     )
 
 
+def pdf_of_form_in_form(depth: int) -> bytes:
+    """A page with a text in a form in a form in a form..., the innermost of which holds the outermost."""
+    file = io.BytesIO()
+    with pikepdf.new() as document:
+        page = document.add_blank_page(page_size=(100, 100))
+        form = innermost = _form(document, b"BT 9 Tf (deep) Tj ET /Next Do")
+        for _ in range(depth):
+            outer = _form(document, b"/Next Do")
+            outer.Resources = pikepdf.Dictionary(XObject=pikepdf.Dictionary(Next=form))
+            form = outer
+        innermost.Resources = page.Resources = pikepdf.Dictionary(XObject=pikepdf.Dictionary(Next=form))
+        page.Contents = document.make_stream(b"/Next Do")
+        document.save(file)
+    return file.getvalue()
+
+
+def _form(document: pikepdf.Pdf, content: bytes) -> pikepdf.Stream:
+    return pikepdf.Stream(
+        document, content, Type=pikepdf.Name.XObject, Subtype=pikepdf.Name.Form, BBox=pikepdf.Array([0, 0, 100, 100])
+    )
+
+
+def pdf_of_text(size_bytes: int) -> bytes:
+    """A page whose text unpacks to so many bytes."""
+    file = io.BytesIO()
+    with pikepdf.new() as document:
+        page = document.add_blank_page(page_size=(100, 100))
+        packer = zlib.compressobj(1)
+        row = b"(" + b"text " * 200_000 + b") Tj "
+        parts = [packer.compress(b"BT /F 9 Tf "), *(packer.compress(row) for _ in range(size_bytes // len(row)))]
+        content = b"".join([*parts, packer.flush()])
+        page.Contents = pikepdf.Stream(document, content, Filter=pikepdf.Name.FlateDecode)
+        document.save(file, compress_streams=False)
+    return file.getvalue()
+
+
+def pdf_that_calls_letters(names: str) -> bytes:
+    """A page with many letters A, which its font says are these characters."""
+    file = io.BytesIO()
+    with pikepdf.new() as document:
+        page = document.add_blank_page(page_size=(500, 100))
+        hexed = names.encode("utf-16-be").hex()
+        table = f"1 begincodespacerange <00> <ff> endcodespacerange 1 beginbfchar <41> <{hexed}> endbfchar"
+        font = pikepdf.Dictionary(
+            Type=pikepdf.Name.Font,
+            Subtype=pikepdf.Name.Type1,
+            BaseFont=pikepdf.Name.Helvetica,
+            ToUnicode=document.make_stream(f"begincmap {table} endcmap".encode()),
+        )
+        page.Resources = pikepdf.Dictionary(Font=pikepdf.Dictionary(F=font))
+        page.Contents = document.make_stream(b"BT /F 12 Tf 20 50 Td (AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA) Tj ET")
+        document.save(file)
+    return file.getvalue()
+
+
 def pdf_of_itself() -> bytes:
     """A PDF whose tree of pages holds itself."""
     return (

@@ -25,6 +25,7 @@ from producer.media import SNIFF_BYTES, sniff
 from producer.settings import Settings
 from tests.documents import encoded, pdf
 from tests.hostile import documents
+from worker.own_text import OwnText
 from worker.rasterise import Rasteriser
 
 RED = (255, 0, 0)
@@ -102,6 +103,31 @@ def test_an_image_of_junk_leaves_the_rest_of_its_page(rasteriser: Rasteriser, tm
     with suppress(CorruptDocument, ImageTooLarge):  # where the decoder ran out of memory
         pixels = first_page(rasteriser, tmp_path / "hostile", documents.pdf_of_junk(encoding))
         assert pixels.shape == (209, 209, 3)
+    assert_the_next_page_is_read(rasteriser, tmp_path)
+
+
+HOSTILE_TEXTS: dict[str, tuple[Callable[[], bytes], set[str]]] = {
+    "text that unpacks to a gigabyte": (lambda: documents.pdf_of_text(1_000_000_000), {"unreadable", "too_long"}),
+    "forms nested 2,000 deep, in a circle": (
+        lambda: documents.pdf_of_form_in_form(2000),
+        {"unreadable", "few_characters"},
+    ),
+    "terminal commands": (lambda: documents.pdf_that_calls_letters("\x1b[2J"), {"unmapped"}),
+    "text that runs backwards": (lambda: documents.pdf_that_calls_letters("\u202e"), {"few_characters"}),
+    "a tree of pages that holds itself": (documents.pdf_of_itself, {"unreadable"}),
+    "nested 100,000 deep": (lambda: documents.pdf_nested(100_000), {"unreadable", "few_characters"}),
+    "junk": (lambda: b"%PDF-1.7 junk", {"unreadable"}),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TEXTS)
+def test_a_hostile_text_is_left_to_ocr(rasteriser: Rasteriser, tmp_path: Path, name: str) -> None:
+    make, doubts = HOSTILE_TEXTS[name]
+    path = tmp_path / "hostile.pdf"
+    path.write_bytes(make())
+
+    assert OwnText.of(rasteriser, path, 1).doubt in doubts
+
     assert_the_next_page_is_read(rasteriser, tmp_path)
 
 

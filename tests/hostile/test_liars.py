@@ -18,6 +18,7 @@ from producer.errors import CorruptDocument, DocumentError, Internal
 from producer.job import MediaType
 from producer.settings import Settings
 from worker import decoder
+from worker.own_text import OwnText
 from worker.rasterise import Rasteriser
 
 #: In place of a decoder: answers a document's requests with what the document holds, and ends after that.
@@ -43,6 +44,13 @@ HONEST: dict[str, dict[str, Any]] = {
     "pages": {"pages": 3},
     "size": {"width": 20, "height": 10},
     "page": {"angle": 0},
+    "text": {
+        "width": 20,
+        "height": 10,
+        "angle": 0,
+        "lines": [{"quad": [1, 1, 9, 1, 9, 5, 1, 5], "text": "sound"}],
+        "doubt": "",
+    },
     "refusal": {"code": "corrupt_document", "message": "The page is damaged.", "retire": False},
 }
 
@@ -113,6 +121,39 @@ def test_whatever_a_decoder_says_becomes_a_page_or_an_error_of_the_page(
     assert read(lied_to, tmp_path / "honest", [said("size"), said("page")]) == ""
     gc.collect()
     assert (me.num_fds(), lied_to.raster_bytes) == (before, 0)
+
+
+def line(**changes: object) -> list[dict[str, object]]:
+    return [{**HONEST["text"]["lines"][0], **changes}]
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        said("text", width=PIXELS, height=2),
+        said("text", width=8),
+        said("text", doubt="believe me"),
+        said("text", lines=line(quad=[1, 1, 9, 1, 9, 5, 1])),
+        said("text", lines=line(quad=[-1, 1, 9, 1, 9, 5, 1, 5])),
+        said("text", lines=line(quad=[1, 1, 9, 1, 9, 11, 1, 5])),
+        said("text", lines=line(quad=[1, 1, 9, float("nan"), 9, 5, 1, 5])),
+        said("text", lines=line(text="")),
+        said("text", lines=line(text="\x1b[2J")),
+        said("text", lines=line(text="\u202etxet")),
+        said("text", lines=line(text="\ud800")),
+        said("text", lines=line(text="long" * (1 << 16))),
+        said("size"),
+        said("pages"),
+    ],
+)
+def test_a_text_that_no_page_has_is_not_believed(lied_to: Rasteriser, tmp_path: Path, lie: str) -> None:
+    honest, path = tmp_path / "honest", tmp_path / "lie"
+    honest.write_text(json.dumps([said("text")]))
+    path.write_text(json.dumps([lie]))
+
+    assert OwnText.of(lied_to, path, 1).doubt == "unreadable"
+
+    assert OwnText.of(lied_to, honest, 1).as_page(1, 1.0).text == "sound"
 
 
 @pytest.mark.parametrize("code", ["cancelled", "deadline_exceeded", "unavailable", "not_found", "poison_document", "x"])

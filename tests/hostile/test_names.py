@@ -20,9 +20,10 @@ from producer import Producer
 from producer.cli import app
 from producer.errors import InvalidRequest
 from producer.escaping import NAME_CHARS
+from producer.formats import Format
 from producer.job import Job, JobResult, JobState, MediaType, new_job_id
 from producer.ledger import Ledger
-from producer.printing import Format, OutputFolder, print_result
+from producer.printing import OutputFolder, print_result
 from producer.settings import Settings, as_environment
 from tests.producer.gateway.serving import PNG, Served, assert_problem
 
@@ -182,13 +183,16 @@ def test_no_command_shows_a_record_as_it_came(
 
     # And a result's heading as well
     result = JobResult(id=job.id, name=RAW, state=JobState.SUCCEEDED, pages=())
-    print_result(RAW, result, Format.TEXT, seconds=1)
+    with Producer(settings, ledger=ledger) as producer:
+        print_result(result, Format.TEXT, producer.results, seconds=1)
     assert capsys.readouterr().out.replace("\n", "").isprintable()
 
 
-def test_a_result_is_written_under_any_name_into_its_folder(tmp_path: Path) -> None:
-    folder = OutputFolder(tmp_path / "out", Format.JSON)
+def test_a_result_is_written_under_any_name_into_its_folder(tmp_path: Path, idle_pool: Producer) -> None:
+    folder = OutputFolder(tmp_path / "out", Format.JSON, idle_pool.results)
     for name in ("", "..", RAW, "№" * NAME_CHARS, "№" * NAME_CHARS):
-        folder.write(name, JobResult(id=new_job_id(), name=name, state=JobState.SUCCEEDED, pages=()))
-    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 5
-    assert {path.parent.name for path in tmp_path.rglob("*.json")} == {"out"}
+        job = idle_pool.submit(PNG, name="given")
+        job.cancel()
+        assert folder.write(job.result().model_copy(update={"name": name}))
+    assert len(list((tmp_path / "out").iterdir())) == 5
+    assert not [path for path in tmp_path.rglob("*.json") if path.parent.name != "out"]

@@ -19,12 +19,12 @@ from worker.rasterise import Rasteriser
 ATTEMPTS = """
 import ctypes, json, os, signal, socket, subprocess, sys
 from worker.decoding import sandbox
-from worker.decoding.child import _die_with_parent
+from worker.decoding.confinement import die_with_parent
 
 secret, parent, user = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 if user:
     os.setuid(user)
-_die_with_parent(parent)
+die_with_parent(parent)
 libc = ctypes.CDLL(None, use_errno=True)
 
 def called(result):

@@ -18,7 +18,7 @@ import pytest
 from producer import Producer
 from producer.processes import free_port
 from producer.settings import Settings, as_environment
-from tests.documents import SAMPLES, png
+from tests.documents import SAMPLES, character_f1, png, truth
 
 OCRPOOL = [sys.executable, "-m", "producer.cli"]
 
@@ -75,6 +75,17 @@ def test_submit_status_result_cancel(pool: Producer, tmp_path: Path) -> None:
     assert shown.stdout == "step by step\n"
     assert status.stdout == f"{job}  succeeded  1 of 1 pages\n"
     assert cancelled.stdout == status.stdout, "a final job stays as it is"
+
+
+def test_pages_with_text_of_their_own_need_not_be_read(pool: Producer) -> None:
+    # Given a page that was printed, and one that was scanned
+    ran = ocrpool(pool.settings, "read", SAMPLES / "report.pdf", "--pages", "3-4", "--pdf-text=auto", "--format=json")
+
+    printed, scanned = json.loads(ran.stdout)["pages"]
+    assert printed["text"].split() == truth(SAMPLES / "report.pdf")[2].split()
+    assert (printed["source"], scanned["source"]) == ("pdf", "ocr")
+    assert (printed["text_doubt"], scanned["text_doubt"]) == ("", "few_characters")
+    assert character_f1(scanned["text"], truth(SAMPLES / "report.pdf")[3]) > 0.95
 
 
 @pytest.mark.parametrize(

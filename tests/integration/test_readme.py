@@ -58,16 +58,21 @@ def test_python(code: str, env: dict[str, str], folder: Path) -> None:
 
 
 def test_command_line(env: dict[str, str], folder: Path) -> None:
-    assert len(JOBS) == 6
+    assert len(JOBS) == 7
     printed = run(["bash", "-ec", "\n".join(JOBS)], env, folder)
     assert "Skerry Sound Pilot" in printed
     assert (folder / "out" / "report.pdf.json").exists()
+    assert (folder / "out" / "report.pdf.searchable.pdf").read_bytes().startswith(b"%PDF-")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl(env: dict[str, str], folder: Path, gateway_url: str, pool: Producer) -> None:
-    assert len(CURL) == 5
+    assert len(CURL) == 7
+    job = pool.submit(SAMPLES / "report.pdf")
+    job.wait(60)
     script = "\n".join(CURL).replace("http://127.0.0.1:8080", gateway_url)
-    printed = run(["bash", "-ec", script], {**env, "JOB": pool.submit(SAMPLES / "report.pdf").id}, folder)
+    printed = run(["bash", "-ec", script], {**env, "JOB": job.id}, folder)
+    assert (folder / "searchable.pdf").read_bytes().startswith(b"%PDF-")
+    assert (folder / "page-1.png").read_bytes().startswith(b"\x89PNG")
     assert "Harrow & Finch" in printed
     assert "Skerry Sound Pilot" in printed

@@ -65,6 +65,16 @@ def test_a_full_redis_still_lets_accepted_work_end(roomy: Ledger) -> None:
         Ledger(roomy.settings, roomy.redis).accept(make_job(), document_pages=1)
 
 
+def test_a_full_redis_still_takes_what_lies_in_the_blob_store(roomy: Ledger) -> None:
+    outside = Ledger(roomy.settings.model_copy(update={"result_inline_bytes": 1}), roomy.redis)
+    job = make_job()
+    outside.accept(job, document_pages=1)
+    reading = claimed(outside, job, "1+1")
+    fill(outside)
+    assert outside.finish_page(reading, page_read(1)) is JobState.SUCCEEDED
+    assert outside.result(job.id).pages == (page_read(1),)
+
+
 def test_a_full_redis_is_swept(roomy: Ledger) -> None:
     job = make_job()
     roomy.accept(job, document_pages=1)

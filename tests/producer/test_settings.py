@@ -26,7 +26,10 @@ def test_the_environment_of_a_child_process_gives_the_same_settings(monkeypatch:
         ("recogniser_batches", "0"),
         ("redis_url", "localhost"),
         ("blob_url", "file://relative/folder"),
-        ("blob_url", "s3://bucket"),
+        ("blob_url", "s3://Bucket"),
+        ("blob_url", "s3:///prefix"),
+        ("s3_sources", "s3://scans,https://scans.example"),
+        ("s3_public_url", "files.example.com"),
         ("lease_s", "6"),
     ],
 )

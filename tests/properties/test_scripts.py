@@ -109,6 +109,9 @@ def test_no_admission_breaks_the_ledger(fuzzed: Ledger) -> None:
         ("finish_job", [JOB, "failed", "{}", "soon", ""]),
         ("finish_page", [JOB, "1+2", FENCE, "3", "{}", "", "9"]),
         ("finish_page", [JOB, "1+2", FENCE, "1", "{}", "", "soon"]),
+        ("finish_page", [JOB, "1+2", FENCE, "1", "{}", "", "9", "../blob"]),
+        ("expect_outcome", [JOB, "1+2", FENCE, "1", "../blob", "9"]),
+        ("expect_outcome", [JOB, "1+2", FENCE, "1", "blob", "soon"]),
         ("plan", [JOB, PREPARE_FENCE, "many", "interactive", "1+1"]),
         ("renew", ["9000", JOB, "1+2"]),
         ("accept", [admission(webhook="example.com")]),
@@ -126,12 +129,13 @@ def test_wrong_arguments_are_refused_before_anything_is_written(
     assert check(fuzzed, script, arguments) == "refused"
 
 
-@pytest.mark.parametrize("script", ["release", "renew", "finish_page"])
+@pytest.mark.parametrize("script", ["release", "renew", "finish_page", "expect_outcome"])
 def test_the_fence_of_a_unit_that_nobody_held_is_no_key_to_it(fuzzed: Ledger, script: str) -> None:
     arguments: dict[str, list[str | bytes]] = {
         "release": [JOB, "3+1", "0", "0"],
         "renew": ["9000", JOB, "3+1", "0"],
         "finish_page": [JOB, "3+1", "0", "3", "{}", "", "9"],
+        "expect_outcome": [JOB, "3+1", "0", "3", "blob", "9"],
     }
     check(fuzzed, script, arguments[script])
 

@@ -124,3 +124,24 @@ def test_a_periodic_thread_outlives_what_it_does() -> None:
     assert third.wait(timeout=10)
     periodic.stop()
     periodic.join()
+
+
+def test_a_store_that_is_away_does_not_hold_up_the_sweep(
+    ledger: Ledger, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given blobs that are due, in a store that cannot be reached
+    publisher, blobs, asked = Publisher(settings), MemoryStore(), []
+
+    def away(blob: str) -> None:
+        asked.append(blob)
+        raise Unavailable("It cannot be reached.")
+
+    names = {f"job_{number}": 1 for number in range(50)}
+    ledger.redis.zadd(f"{settings.namespace}:garbage", names)
+    monkeypatch.setattr(blobs, "delete", away)
+    # When they are swept, then it is asked once, and all of them are due again later
+    Sweeper(ledger, publisher, blobs, interval_s=3600).sweep()
+    assert len(asked) == 1
+    assert ledger.sweep("q.").blobs == ()
+    assert ledger.redis.zcard(f"{settings.namespace}:garbage") == 50
+    publisher.close()

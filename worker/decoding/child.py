@@ -1,36 +1,28 @@
 """The child process: takes requests from its socket one at a time, under limits that it sets before the first.
 
-A request is JSON, `{"kind": "count" | "page", "media_type", "page"}`, and comes with the document's descriptor. So is
-the reply: `{"kind": "pages", "pages"}`, `{"kind": "page", "angle"}` or `{"kind": "refusal", "code", "message",
-"retire"}`. Before it draws, the child says `{"kind": "size", "width", "height"}` and waits for `{"kind": "draw"}` and
-the descriptor of the memory to draw on. End of file ends the process.
+A request is JSON, `{"kind": "count" | "page" | "text", "media_type", "page"}`, and comes with the document's
+descriptor. So is the reply: `{"kind": "pages", "pages"}`, `{"kind": "page", "angle"}`, `{"kind": "text", "width",
+"height", "angle", "lines", "doubt"}` or `{"kind": "refusal", "code", "message", "retire"}`. Before it draws, the child
+says `{"kind": "size", "width", "height"}` and waits for `{"kind": "draw"}` and the descriptor of the memory to draw on.
+End of file ends the process.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
-import math
 import mmap
 import os
-import resource
-import signal
 import socket
 import sys
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from worker.decoding import Document, Limits, Pixels, Refusal, sandbox
+from worker.decoding import Document, Limits, Pixels, Refusal, confinement, sandbox
 from worker.decoding.images import ImageDocument
 from worker.decoding.pdfs import PdfDocument
+from worker.decoding.texts import PageText
 
-#: linux/prctl.h
-PR_SET_PDEATHSIG = 1
-PR_SET_NO_NEW_PRIVS = 38
-
-#: The socket, one document, one page's memory and its mapping, and a few for the libraries.
-MAX_OPEN_FILES = 32
 MESSAGE_BYTES = 1 << 16
 #: A document whose page had more pixels is not kept open: it may hold on to them.
 KEEP_OPEN_PIXELS = 16_000_000
@@ -40,18 +32,15 @@ def main(arguments: list[str]) -> None:
     """`arguments`: the socket's descriptor, the parent's process id, the limits as JSON."""
     channel = socket.socket(fileno=int(arguments[0]))
     limits = Limits(**json.loads(arguments[2]))
-    _die_with_parent(int(arguments[1]))
-    # Whoever ends the whole group or unit of the worker: it finishes its pages first, and this process goes with it.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    _limit_resources(limits)
+    confinement.die_with_parent(int(arguments[1]))
+    confinement.limit_resources(limits.rasterise_memory_bytes)
     walls = [] if limits.sandbox == "off" else sandbox.enter()
     channel.send(json.dumps({"kind": "ready", "walls": walls}).encode())
     reader = PageReader(limits, channel)
     while True:
         message, descriptors = _receive(channel)
         reply = reader.answer(message, descriptors[0])
-        channel.send(json.dumps(reply).encode())
+        channel.send(_encoded(reply))
         if reply.get("retire"):
             return
 
@@ -68,11 +57,13 @@ class PageReader:
 
     def answer(self, request: dict[str, Any], descriptor: int) -> dict[str, Any]:
         """The last reply to a request about the document behind `descriptor`, which is the reader's to close."""
-        _allow_cpu_seconds(self._limits.page_timeout_s)
+        confinement.allow_cpu_seconds(self._limits.page_timeout_s)
         try:
             document = self._open(descriptor, request["media_type"])
             if request["kind"] == "count":
                 return {"kind": "pages", "pages": document.count()}
+            if request["kind"] == "text" and isinstance(document, PdfDocument):
+                return _text(document.text(request["page"]))
             return self._draw(document, request["page"])
         except Refusal as refusal:
             return _refusal(refusal.code, str(refusal))
@@ -139,42 +130,16 @@ def _receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
     return json.loads(message), descriptors
 
 
+def _encoded(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, ensure_ascii=False).encode()
+
+
+def _text(text: PageText) -> dict[str, Any]:
+    """The reply with a page's text, or without it where it would be more than one message carries."""
+    page = {"kind": "text", "width": text.width, "height": text.height, "angle": text.angle}
+    reply = page | {"lines": [{"quad": quad, "text": line} for quad, line in text.lines], "doubt": text.doubt}
+    return reply if len(_encoded(reply)) <= MESSAGE_BYTES else page | {"lines": [], "doubt": "too_long"}
+
+
 def _refusal(code: str, message: str, *, retire: bool = False) -> dict[str, Any]:
     return {"kind": "refusal", "code": code, "message": message, "retire": retire}
-
-
-def _die_with_parent(parent: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) or libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl")
-    if os.getppid() != parent:
-        sys.exit(1)
-
-
-def _limit_resources(limits: Limits) -> None:
-    with open("/proc/self/statm", "rb") as file:
-        address_space = int(file.read().split()[0]) * resource.getpagesize()
-    # When the machine runs out of memory, the kernel takes a decoder rather than the worker.
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")
-    for name, limit in (
-        (resource.RLIMIT_AS, address_space + limits.rasterise_memory_bytes),
-        (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NPROC, 0),
-    ):
-        lowered = _at_most(limit, resource.getrlimit(name)[1])
-        resource.setrlimit(name, (lowered, lowered))
-
-
-def _allow_cpu_seconds(seconds: float) -> None:
-    """Let the next page use `seconds` more; the parent ends it sooner if it only waits."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    used = usage.ru_utime + usage.ru_stime
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (_at_most(math.ceil(used + seconds) + 1, hard), hard))
-
-
-def _at_most(limit: int, hard: int) -> int:
-    return limit if hard == resource.RLIM_INFINITY else min(limit, hard)

@@ -1,15 +1,18 @@
-"""PDF pages to RGB, through pdfium."""
+"""PDF pages to RGB, and their own text, through pdfium."""
 
 from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import pypdfium2
 import pypdfium2.raw as pdfium
 
 from worker.decoding import Allocate, Limits, Refusal, check_pages, check_pixels
+from worker.decoding.texts import PageText, read_text
 
 POINTS_PER_INCH = 72
 
@@ -34,6 +37,22 @@ class PdfDocument:
         return check_pages(len(self._pdf), self._limits)
 
     def draw(self, page: int, allocate: Allocate) -> int:
+        with self.open_page(page) as opened:
+            self._render(opened, allocate)
+            return int(opened.get_rotation())
+
+    def text(self, page: int) -> PageText:
+        """The page's own text, in pixels of what `draw` draws."""
+        with self.open_page(page) as opened:
+            size = opened.get_size()
+            scale = self._scale(*size)
+            width, height = (math.ceil(side * scale) for side in size)
+            check_pixels(width, height, self._limits)
+            return read_text(opened, width, height)
+
+    @contextmanager
+    def open_page(self, page: int) -> Iterator[Any]:
+        """One page, counted from 1, for as long as the context lasts."""
         if page > len(self._pdf):
             raise Refusal("corrupt_document", f"The document has no page {page}.")
         try:
@@ -41,8 +60,7 @@ class PdfDocument:
         except pypdfium2.PdfiumError:
             raise Refusal("corrupt_document", f"Page {page} of the PDF is damaged.") from None
         try:
-            self._render(opened, allocate)
-            return int(opened.get_rotation())
+            yield opened
         finally:
             opened.close()
 

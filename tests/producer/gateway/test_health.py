@@ -87,3 +87,12 @@ def test_the_api_describes_itself(http: httpx.Client) -> None:
     conflict = schema["paths"]["/v1/jobs/{job_id}/result"]["get"]["responses"]["409"]["content"]
     assert conflict["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
     assert {"Problem", "JobRequest", "ReadOptions"} <= set(schema["components"]["schemas"])
+
+
+def test_without_its_blob_store_the_pool_is_not_ready(settings: Settings, ledger: Ledger) -> None:
+    (settings.data_dir / "blobs").write_text("a file where the folder should be")
+    ledger.announce("gpu0", {})
+    with Served(settings) as served:
+        assert served.http.get("/healthz").status_code == 200
+        problem = assert_problem(served.http.get("/readyz"), 503, "unavailable")
+        assert problem["detail"].startswith("The blob folder ")

@@ -10,10 +10,19 @@ import pytest
 
 from producer.blobs import FolderStore
 from producer.idempotency import named
-from producer.job import JobResult
-from producer.ledger import Ledger
+from producer.job import PREPARE, JobResult
+from producer.ledger import Claim, Ledger
 from producer.settings import Settings
 from tests.producer.gateway.serving import PDF, PNG, Served, assert_problem, count_pages, read_pages, submit
+
+
+def test_a_form_says_what_becomes_of_a_pdfs_own_text(http: httpx.Client, ledger: Ledger) -> None:
+    claim = ledger.claim(submit(http, PDF, pdf_text="auto"), PREPARE, "test")
+    assert isinstance(claim, Claim)
+    assert claim.job.options.pdf_text == "auto"
+
+    refused = http.post("/v1/jobs", files={"file": ("a.pdf", PDF)}, data={"pdf_text": "maybe"})
+    assert "pdf_text" in assert_problem(refused, 422, "invalid_request")["detail"]
 
 
 def test_a_document_goes_from_handed_in_to_text(http: httpx.Client, ledger: Ledger) -> None:

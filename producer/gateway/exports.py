@@ -1,0 +1,118 @@
+"""Results on their way out, in the formats that a client may ask for."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import partial
+from typing import IO, Literal
+from urllib.parse import quote
+
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from producer.errors import (
+    CorruptDocument,
+    FormatUnavailable,
+    OcrpoolError,
+    PageTimeout,
+    TooLarge,
+    Unavailable,
+)
+from producer.formats import Format, pages_failed, raise_without_pages
+from producer.gateway.problems import JobProblem
+from producer.gateway.state import Gateway
+from producer.job import JobResult
+from producer.results import file_name
+
+#: What `format=` takes: all but the overlay, which is of one page and has an address of its own.
+AskedFormat = Literal["json", "jsonl", "paddlex", "text", "markdown", "hocr", "pdf"]
+
+#: Media types that `Accept` may name. PaddleX's JSON is JSON, so that only `format=` asks for it.
+_BY_MEDIA_TYPE = {one.media_type: one for one in (Format.JSONL, Format.TEXT, Format.MARKDOWN, Format.HOCR, Format.PDF)}
+#: Formats that a browser saves instead of showing them.
+_SAVED = (Format.PDF, Format.HOCR)
+_CHUNK_BYTES = 1 << 18
+
+#: What making a file of a document may answer, beside the document's own error.
+EXPORT_ERRORS = (FormatUnavailable, CorruptDocument, TooLarge, PageTimeout, Unavailable)
+
+
+class FileAnswer(Response):
+    """Sends an open file to its end, and closes it whatever happens."""
+
+    def __init__(self, gateway: Gateway, file: IO[bytes], format: Format, headers: dict[str, str]) -> None:
+        self._gateway = gateway
+        self._file = file
+        size_bytes = os.fstat(file.fileno()).st_size
+        super().__init__(headers={"Content-Length": str(size_bytes), **headers}, media_type=format.media_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            more = True
+            while more:
+                chunk = await self._gateway.producer.call(partial(self._file.read, _CHUNK_BYTES))
+                more = bool(chunk)
+                await send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+
+async def result_as(gateway: Gateway, job_id: str, format: Format, location: str) -> Response:
+    """The job's result in the format; `location` is the job's path."""
+    if format is Format.PDF:
+        return await gateway.producer.export(partial(_pdf, gateway, job_id, location))
+    return await gateway.producer.call(partial(_text, gateway, job_id, format, location))
+
+
+async def page_overlay(gateway: Gateway, job_id: str, page: int) -> Response:
+    """The page's picture with its lines."""
+    return await gateway.producer.export(partial(_overlay, gateway, job_id, page))
+
+
+def accepted(accept: str) -> Format:
+    """The first format that the header names. Clients that take JSON, or anything, get JSON."""
+    kinds = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
+    if Format.JSON.media_type in kinds:
+        return Format.JSON
+    return next((_BY_MEDIA_TYPE[kind] for kind in kinds if kind in _BY_MEDIA_TYPE), Format.JSON)
+
+
+def _text(gateway: Gateway, job_id: str, format: Format, location: str) -> Response:
+    """Blocks: a result of many pages takes a while to read and to write out."""
+    result, headers = _found(gateway, job_id, format, location)
+    text = gateway.producer.producer.results.text(result, format)
+    return Response(text, headers=headers, media_type=format.media_type)
+
+
+def _pdf(gateway: Gateway, job_id: str, location: str) -> Response:
+    result, headers = _found(gateway, job_id, Format.PDF, location)
+    return FileAnswer(gateway, gateway.producer.producer.results.pdf(result), Format.PDF, headers)
+
+
+def _overlay(gateway: Gateway, job_id: str, page: int) -> Response:
+    producer = gateway.producer.producer
+    result = producer.result(job_id)
+    headers = _disposition(result.name, Format.OVERLAY, page)
+    return FileAnswer(gateway, producer.results.overlay(result, page), Format.OVERLAY, headers)
+
+
+def _found(gateway: Gateway, job_id: str, format: Format, location: str) -> tuple[JobResult, dict[str, str]]:
+    """The result, and the headers that go with it in a format. JSON alone tells of a job without any page."""
+    result = gateway.producer.producer.result(job_id)
+    headers = _disposition(result.name, format)
+    if format is not Format.JSON:
+        try:
+            raise_without_pages(result)
+        except OcrpoolError as error:
+            raise JobProblem(error, location) from error
+        headers["OCRPool-Pages-Failed"] = str(pages_failed(result))
+    return result, headers
+
+
+def _disposition(name: str, format: Format, page: int | None = None) -> dict[str, str]:
+    """What to call the answer as a file (RFC 6266), in ASCII and as it is; and that it is of no other type."""
+    named = file_name(name, format, page)
+    plain = re.sub(r"[^ !#-~]|[?*:<>|\\\\]", "_", named)
+    how = "attachment" if format in _SAVED else "inline"
+    disposition = f"{how}; filename=\"{plain}\"; filename*=UTF-8''{quote(named, safe='')}"
+    return {"Content-Disposition": disposition, "X-Content-Type-Options": "nosniff"}

@@ -1,0 +1,392 @@
+"""Blobs as objects of an S3 bucket, on AWS or whatever speaks its API. boto3 is imported here alone, when it is used.
+
+Region, credentials and endpoint are boto3's own: `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL_S3` and so on.
+
+Both ways are checked: the server compares what it receives with its MD5 (`Content-MD5`, which every S3 knows), and an
+object carries the SHA-256 of its bytes, which a reader compares. What passes (throttling, resets, half bodies) is tried
+again for a while, then the store is `Unavailable`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Final, TypeVar
+
+import structlog
+
+from producer.blobs import GONE, checked
+from producer.errors import NotFound, TooLarge, Unavailable
+
+log = structlog.get_logger(__name__)
+
+Returned = TypeVar("Returned")
+
+#: A document of this size or more goes up in parts of it, one in memory at a time. S3 takes no part below 5 MiB.
+PART_BYTES: Final = 8 << 20
+CHUNK_BYTES: Final = 1 << 20
+#: Pauses between tries, each shortened by up to a half, and when no further try is begun.
+PAUSES_S: Final = (0.1, 0.3, 1.0, 2.0, 4.0)
+PATIENCE_S: Final = 30.0
+CONNECT_TIMEOUT_S: Final = 5
+READ_TIMEOUT_S: Final = 20
+CONNECTIONS: Final = 64
+#: A link is valid for a week at most (SigV4).
+LONGEST_LINK_S: Final = 7 * 86_400
+
+_PASSING = frozenset({
+    "429", "500", "502", "503", "504", "BadDigest", "ConditionalRequestConflict", "IncompleteBody", "InternalError",
+    "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException",
+    "TooManyRequests", "XAmzContentSHA256Mismatch",
+})  # fmt: skip
+_CREDENTIALS = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"})
+
+
+class _Damaged(Exception):
+    """What came is not what was stored."""
+
+
+def split(url: str) -> tuple[str, str]:
+    """Bucket and key of `s3://bucket/key`. Nothing in it is an escape or a query: keys are taken as they stand."""
+    bucket, _, key = url.partition("://")[2].partition("/")
+    return bucket, key
+
+
+class Bucket:
+    """One bucket, reached patiently. Safe to share between threads. `subject` begins the sentence of an error."""
+
+    def __init__(
+        self,
+        name: str,
+        subject: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = name
+        self._subject = subject
+        self._clock = clock
+        self._sleep = sleep
+        self._chance = chance
+        self._lock = threading.Lock()
+        self._clients: dict[str, Any] = {}
+
+    def client(self, endpoint_url: str = "") -> Any:
+        """Made when it is first needed: boto3 takes a while to import."""
+        with self._lock:
+            if endpoint_url not in self._clients:
+                self._clients[endpoint_url] = _connect(endpoint_url, self._subject)
+            return self._clients[endpoint_url]
+
+    def call(self, operation: str, *, patient: bool = True, **arguments: object) -> Any:
+        """What S3 answers.
+
+        Raises:
+            Unavailable: it cannot be reached, or refuses.
+            ClientError: of the codes in `_EXPECTED`, which say something about the object.
+        """
+        return self.attempt(lambda client: getattr(client, operation)(Bucket=self.name, **arguments), patient=patient)
+
+    def attempt(self, work: Callable[[Any], Returned], *, patient: bool = True) -> Returned:
+        """`work(client)`, again where it failed for a reason that passes."""
+        client = self.client()
+        started, pauses = self._clock(), iter(PAUSES_S if patient else ())
+        while True:
+            try:
+                return work(client)
+            except Exception as error:
+                reason, passes = _reason(error)
+                if not reason:
+                    raise
+                pause_s = next(pauses, None) if passes else None
+                if pause_s is None or self._clock() - started + pause_s > PATIENCE_S:
+                    raise Unavailable(f"{self._subject} {reason}.") from error
+                log.info("s3.tried_again", bucket=self.name, because=reason, error=str(error)[:200])
+                self._sleep(pause_s * (1 - self._chance() / 2))
+
+    def download(self, key: str, sink: IO[bytes], *, most_bytes: int | None = None, signed: bool = True) -> None:
+        """Write the object's bytes to the empty `sink`. A body that ends early is gone on with from there.
+
+        `signed` objects are our own, and carry their SHA-256.
+
+        Raises:
+            NotFound, Unavailable
+            TooLarge: it has more than `most_bytes`.
+        """
+        etag, digest = "", hashlib.sha256()
+
+        def begin_anew() -> None:
+            nonlocal digest
+            sink.seek(0)
+            sink.truncate()
+            digest = hashlib.sha256()
+
+        def go_on(client: Any) -> None:
+            nonlocal etag
+            rest = {"Range": f"bytes={sink.tell()}-", "IfMatch": etag} if sink.tell() else {}
+            try:
+                answer = client.get_object(Bucket=self.name, Key=key, **rest)
+            except Exception as error:
+                if code_of(error) in ("NoSuchKey", "404"):
+                    raise NotFound(GONE) from error
+                if code_of(error) in ("PreconditionFailed", "412", "InvalidRange", "416"):
+                    begin_anew()
+                    raise _Damaged from error
+                raise
+            if sink.tell() and "ContentRange" not in answer:
+                begin_anew()
+            etag = answer["ETag"]
+            with closing(answer["Body"]) as body:
+                if most_bytes is not None and sink.tell() + answer["ContentLength"] > most_bytes:
+                    raise TooLarge(f"The document has more than {most_bytes:,} bytes.")
+                for chunk in body.iter_chunks(CHUNK_BYTES):
+                    sink.write(chunk)
+                    digest.update(chunk)
+            if signed and answer["Metadata"].get("sha256") != digest.hexdigest():
+                begin_anew()
+                raise _Damaged
+
+        self.attempt(go_on)
+
+
+class _Copy:
+    """A blob on this machine's disk. The file has no name: nothing is left behind, whatever is killed."""
+
+    def __init__(self) -> None:
+        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by its last reader
+        self.lock = threading.Lock()
+        self.complete = False
+        self.readers = 0
+
+
+class S3Store:
+    """A `BlobStore` of the objects below `s3://bucket/prefix`.
+
+    The credentials need `s3:ListBucket` and `s3:ListBucketMultipartUploads` on the bucket, and below the prefix
+    `s3:GetObject`, `s3:PutObject`, `s3:DeleteObject` and `s3:AbortMultipartUpload`.
+    """
+
+    def __init__(self, url: str, *, public_url: str = "", bucket: Bucket | None = None) -> None:
+        """`public_url`: the endpoint that links name; empty: the one that this process uses."""
+        self.url = url
+        name, prefix = split(url)
+        self._prefix = f"{prefix.strip('/')}/".lstrip("/")
+        self._public_url = public_url
+        self._bucket = bucket or Bucket(name, "The blob store")
+        self._lock = threading.Lock()
+        self._copies: dict[str, _Copy] = {}
+
+    def _key(self, key: str) -> str:
+        return self._prefix + checked(key)
+
+    def put(self, key: str, source: bytes | IO[bytes]) -> None:
+        self._write(self._key(key), source, {})
+
+    def put_new(self, key: str, source: bytes | IO[bytes]) -> bool:
+        try:
+            self._write(self._key(key), source, {"IfNoneMatch": "*"})
+        except Exception as error:
+            if code_of(error) in ("PreconditionFailed", "412"):
+                return False
+            raise
+        return True
+
+    def _write(self, key: str, source: bytes | IO[bytes], condition: dict[str, Any]) -> None:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        start = file.tell()
+        first = file.read(PART_BYTES)
+        digest = hashlib.sha256(first)
+        if len(first) < PART_BYTES:
+            named: dict[str, Any] = {"Key": key, "Metadata": {"sha256": digest.hexdigest()}}
+            self._bucket.call("put_object", Body=first, ContentMD5=_md5(first), **named, **condition)
+            return
+        del first
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+        file.seek(start)
+        self._write_in_parts(key, file, digest.hexdigest(), condition)
+
+    def _write_in_parts(self, key: str, file: IO[bytes], sha256: str, condition: dict[str, Any]) -> None:
+        begun = self._bucket.call("create_multipart_upload", Key=key, Metadata={"sha256": sha256})
+        upload: dict[str, Any] = {"Key": key, "UploadId": begun["UploadId"]}
+        try:
+            parts: list[dict[str, object]] = []
+            while part := file.read(PART_BYTES):
+                number = len(parts) + 1
+                answer = self._bucket.call("upload_part", PartNumber=number, Body=part, ContentMD5=_md5(part), **upload)
+                parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+            try:
+                self._bucket.call("complete_multipart_upload", MultipartUpload={"Parts": parts}, **upload, **condition)
+            except Exception as error:
+                # An answer was lost, and the upload is complete.
+                if code_of(error) != "NoSuchUpload" or self._sha256_of(key) != sha256:
+                    raise
+        except BaseException:
+            with suppress(Exception):  # `delete_unfinished` finds what is left.
+                self._bucket.call("abort_multipart_upload", patient=False, **upload)
+            raise
+
+    def _sha256_of(self, key: str) -> str:
+        return str(self._bucket.call("head_object", Key=key)["Metadata"].get("sha256", ""))
+
+    def get(self, key: str) -> bytes:
+        content = io.BytesIO()
+        self._bucket.download(self._key(key), content)
+        return content.getvalue()
+
+    @contextmanager
+    def local(self, key: str) -> Iterator[Path]:
+        """One copy serves all who read the blob at a time: the spans of a document are read side by side."""
+        name = self._key(key)
+        with self._lock:
+            if name not in self._copies:
+                self._copies[name] = _Copy()
+            copy = self._copies[name]
+            copy.readers += 1
+        try:
+            with copy.lock:
+                if not copy.complete:
+                    self._fill(copy.file, name)
+                    copy.complete = True
+            yield Path(f"/proc/{os.getpid()}/fd/{copy.file.fileno()}")
+        finally:
+            with self._lock:
+                copy.readers -= 1
+                if not copy.readers:
+                    del self._copies[name]
+                    copy.file.close()
+
+    def _fill(self, file: IO[bytes], name: str) -> None:
+        file.seek(0)
+        file.truncate()
+        try:
+            self._bucket.download(name, file)
+            file.flush()
+        except OSError as error:
+            raise Unavailable(f"There is no room for the document: {error.strerror}.") from error
+
+    def delete(self, key: str) -> None:
+        self._bucket.call("delete_object", Key=self._key(key))
+
+    def delete_unfinished(self, older_than_s: float) -> int:
+        before, deleted = time.time() - older_than_s, 0
+        where: dict[str, Any] = {}
+        while True:
+            found = self._bucket.call("list_multipart_uploads", Prefix=self._prefix, **where)
+            for upload in found.get("Uploads", ()):
+                if upload["Initiated"].timestamp() < before:
+                    with _unless("NoSuchUpload"):  # Its `put` may just have come to its end.
+                        self._bucket.call("abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
+                        deleted += 1
+            if not found.get("IsTruncated"):
+                return deleted
+            where = {"KeyMarker": found["NextKeyMarker"], "UploadIdMarker": found["NextUploadIdMarker"]}
+
+    def link(self, key: str, ttl_s: float) -> str | None:
+        client = self._bucket.client(self._public_url)
+        named = {"Bucket": self._bucket.name, "Key": self._key(key)}
+        return str(client.generate_presigned_url("get_object", named, min(round(ttl_s), LONGEST_LINK_S)))
+
+    def check(self, *, patient: bool = True) -> None:
+        # With its body S3 says why it refuses, which the answer to HEAD has not.
+        missing = f"{self._prefix}ocrpool_asks_for_what_is_not_there"
+        try:
+            with _unless("NoSuchKey"):
+                self._bucket.call("get_object", patient=patient, Key=missing)
+        except Unavailable as error:
+            raise Unavailable(str(error).replace("The blob store", f"The blob store {self.url}", 1)) from error
+
+
+def _connect(endpoint_url: str, subject: str) -> Any:
+    try:
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+    except ImportError as error:
+        raise Unavailable(f"{subject} needs boto3, which is not installed: pip install 'ocrpool[s3]'.") from error
+    config = Config(
+        signature_version="s3v4",
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        max_pool_connections=CONNECTIONS,
+        retries={"total_max_attempts": 1},  # One place tries again, and knows of bodies that end early.
+        # Not every server knows boto3's trailing checksums.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        user_agent_appid="ocrpool",
+    )
+    try:
+        return boto3.session.Session().client("s3", endpoint_url=endpoint_url or None, config=config)
+    except (BotoCoreError, ValueError) as error:
+        raise Unavailable(f"{subject} cannot be used as the AWS settings are: {str(error).rstrip('.')}.") from error
+
+
+def code_of(error: BaseException) -> str:
+    """The code of an answer that is an error; empty for every other exception."""
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+#: Answers about one object, which the caller understands.
+_EXPECTED = frozenset({"NoSuchKey", "NoSuchUpload", "PreconditionFailed", "404", "412"})
+
+
+def _reason(error: Exception) -> tuple[str, bool]:
+    """Why S3 did not do it, and whether that passes. Empty: the error is the caller's."""
+    from botocore import exceptions as boto
+    from botocore.parsers import ResponseParserError
+
+    code = code_of(error)
+    status = (
+        int(error.response["ResponseMetadata"].get("HTTPStatusCode", 0)) if isinstance(error, boto.ClientError) else 0
+    )
+    passing = (
+        boto.HTTPClientError,
+        boto.ConnectionError,
+        boto.IncompleteReadError,
+        boto.ResponseStreamingError,
+        ResponseParserError,
+    )
+    reason, passes = "", False
+    if isinstance(error, _Damaged):
+        reason, passes = "sends other bytes than were stored", True
+    elif isinstance(error, passing):
+        reason, passes = "cannot be reached", True
+    elif isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.CredentialRetrievalError):
+        reason = "was given no credentials"
+    elif code in _CREDENTIALS:
+        reason = f"refuses the credentials ({code})"
+    elif code == "NoSuchBucket":
+        reason = "has no such bucket"
+    elif code in _EXPECTED:
+        pass
+    elif code in _PASSING or (status >= 500 and status != 501):
+        reason, passes = f"is overloaded or out of order ({code})", True
+    elif isinstance(error, boto.ClientError):
+        reason = f"denies access ({code})" if status in (401, 403) else f"refuses the request ({code})"
+    elif isinstance(error, boto.BotoCoreError) and not isinstance(error, boto.ParamValidationError):
+        reason = f"cannot be used as the AWS settings are ({type(error).__name__})"
+    return reason, passes
+
+
+@contextmanager
+def _unless(code: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if code_of(error) != code:
+            raise
+
+
+def _md5(content: bytes) -> str:
+    return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
