@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 import httpx
 
@@ -15,7 +17,10 @@ from producer.client.calls import Calls, Source
 from producer.client.connection import PATIENCE_S, settings_of
 from producer.client.mapping import Outcome, counting, outcome
 from producer.client.steps import Pause, Returned, Send, Steps
+from producer.errors import InvalidRequest
+from producer.formats import Format
 from producer.job import JobResult, JobStatus, ReadOptions
+from producer.results import file_name, write
 
 
 class AsyncClient:
@@ -88,6 +93,9 @@ class AsyncClient:
     async def result(self, job_id: str) -> JobResult:
         return await self._run(self._calls.result(job_id))
 
+    async def fetch(self, job_id: str, format: Format, page: int | None = None) -> IO[bytes]:
+        return io.BytesIO(await self._run(self._calls.fetch(job_id, format, page)))
+
     async def cancel(self, job_id: str) -> JobStatus:
         return await self._run(self._calls.cancel(job_id))
 
@@ -155,6 +163,37 @@ class AsyncJob:
 
     async def result(self) -> JobResult:
         return await self.client.result(self.id)
+
+    async def fetch(self, format: Format, page: int | None = None) -> IO[bytes]:
+        return await self.client.fetch(self.id, format, page)
+
+    async def save_to_json(self, path: Path | str) -> Path:
+        return await self.save(path, Format.JSON)
+
+    async def save_to_markdown(self, path: Path | str) -> Path:
+        return await self.save(path, Format.MARKDOWN)
+
+    async def save_to_pdf(self, path: Path | str) -> Path:
+        return await self.save(path, Format.PDF)
+
+    async def save_to_img(self, folder: Path | str) -> list[Path]:
+        """Write an overlay of each page that was read into the folder, which is made."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        result, paths = await self.result(), []
+        for page in (page.page for page in result.pages if page.kind == "page"):
+            paths.append(Path(folder) / file_name(result.name, Format.OVERLAY, page))
+            await asyncio.to_thread(write, await self.fetch(Format.OVERLAY, page), paths[-1])
+        return paths
+
+    async def save(self, path: Path | str, format: Format) -> Path:
+        """Write the result in any format but the overlay, and return the file's path."""
+        if format is Format.OVERLAY:
+            raise InvalidRequest("An overlay is a picture of one page: use save_to_img.")
+        path = Path(path)
+        if path.is_dir():
+            path /= file_name((await self.result()).name, format)
+        await asyncio.to_thread(write, await self.fetch(format), path)
+        return path
 
     async def cancel(self) -> JobStatus:
         return await self.client.cancel(self.id)

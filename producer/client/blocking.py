@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 import httpx
 
@@ -17,7 +18,9 @@ from producer.client.connection import PATIENCE_S, settings_of
 from producer.client.mapping import Outcome, counting, outcome
 from producer.client.steps import Pause, Returned, Send, Steps
 from producer.errors import Unavailable
+from producer.formats import Format
 from producer.job import JobResult, JobStatus, ReadOptions
+from producer.results import Saves
 
 
 class Client:
@@ -113,6 +116,14 @@ class Client:
         """Every page's outcome. Raises `NotFinished` before the job is final, and `NotFound`."""
         return self._run(self._calls.result(job_id))
 
+    def fetch(self, job_id: str, format: Format, page: int | None = None) -> IO[bytes]:
+        """The result in a format, as a file to be closed; an overlay is of one page. Raises as `result`, and:
+
+        FormatUnavailable: the gateway cannot make it.
+        OcrpoolError: the page's own error, or the job's, where nothing was read.
+        """
+        return io.BytesIO(self._run(self._calls.fetch(job_id, format, page)))
+
     def cancel(self, job_id: str) -> JobStatus:
         """Cancel the job; one that is final stays as it is. Raises `NotFound`."""
         return self._run(self._calls.cancel(job_id))
@@ -173,8 +184,11 @@ class Client:
 
 
 @dataclass(frozen=True)
-class ClientJob:
-    """One submitted job. Only its id matters: `Client.job(id)` makes an equal handle in any process."""
+class ClientJob(Saves):
+    """One submitted job. Only its id matters: `Client.job(id)` makes an equal handle in any process.
+
+    Once it is final, `save_to_json`, `save_to_markdown`, `save_to_pdf`, `save_to_img` and `save` write its result.
+    """
 
     client: Client
     id: str
@@ -192,6 +206,9 @@ class ClientJob:
 
     def result(self) -> JobResult:
         return self.client.result(self.id)
+
+    def fetch(self, format: Format, page: int | None = None) -> IO[bytes]:
+        return self.client.fetch(self.id, format, page)
 
     def cancel(self) -> JobStatus:
         return self.client.cancel(self.id)

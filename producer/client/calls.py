@@ -14,6 +14,7 @@ from typing import IO
 from producer.client.steps import READ_S, Patience, Pause, Send, Steps, parsed
 from producer.errors import InvalidRequest, NotFinished
 from producer.escaping import escaped, shown_name
+from producer.formats import Format
 from producer.idempotency import named
 from producer.job import JobResult, JobStatus, ReadOptions, to_json
 
@@ -87,6 +88,13 @@ class Calls:
     def result(self, job_id: str) -> Steps[JobResult]:
         answer = yield from self._patience.answer(Send("GET", f"{job_path(job_id)}/result"))
         return parsed(JobResult, answer)
+
+    def fetch(self, job_id: str, format: Format, page: int | None) -> Steps[bytes]:
+        if format is Format.OVERLAY:
+            request = Send("GET", f"{job_path(job_id)}/pages/{page or 1}/overlay.png")
+        else:
+            request = Send("GET", f"{job_path(job_id)}/result", query={"format": format.value})
+        return (yield from self._patience.answer(request)).content
 
     def cancel(self, job_id: str) -> Steps[JobStatus]:
         return parsed(JobStatus, (yield from self._patience.answer(Send("DELETE", job_path(job_id)))))

@@ -1,6 +1,6 @@
 """`python -m tests.benchmarks.null_engine`: gives every page of an image an empty outcome once it is published.
 
-A worker's part of the ledger's calls (claim, finish, release) and nothing else, so that what is measured is the gateway.
+A worker's part of the ledger's calls (claim, finish, release) and nothing else: what is measured is the gateway.
 PDFs are left alone: their jobs go on for as long as they are wanted.
 """
 

@@ -13,6 +13,7 @@ import pytest
 
 from producer import AsyncClient, Client, Lane, Producer, ReadOptions, Settings
 from producer.errors import (
+    CorruptDocument,
     IdempotencyMismatch,
     InvalidRequest,
     NotFinished,
@@ -21,8 +22,10 @@ from producer.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from producer.job import JobState
+from producer.formats import Format
+from producer.job import JobResult, JobState
 from producer.ledger import Ledger
+from tests.documents import tiff
 from tests.producer.gateway.serving import PDF, PNG, Served, count_pages, read_pages
 
 NO_JOB = "job_" + "0" * 32
@@ -123,6 +126,26 @@ def test_a_job_is_followed_to_its_result(producer: Any, ledger: Ledger) -> None:
     assert producer.job(job.id) == job
     assert producer.job(job.id).wait().state is JobState.PARTIAL
     assert job.result() == ledger.result(job.id)
+
+
+def test_a_result_goes_into_files(producer: Any, ledger: Ledger, tmp_path: Path) -> None:
+    job = producer.submit(tiff(["one", "two"]), name="a.tiff")
+    with pytest.raises(NotFinished):
+        job.save_to_json(tmp_path)
+    count_pages(ledger, job.id, 2)
+    read_pages(ledger, job.id, "1+2", failing={2})
+    assert job.save_to_json(tmp_path) == tmp_path / "a.tiff.json"
+    assert JobResult.model_validate_json((tmp_path / "a.tiff.json").read_bytes()) == ledger.result(job.id)
+    assert "合计" in job.save_to_markdown(str(tmp_path / "read.md")).read_text()
+    assert job.save(tmp_path, Format.TEXT).read_text() == "page 1: 合计 12.50"
+    assert job.save_to_pdf(tmp_path / "a.pdf").read_bytes().startswith(b"%PDF-")
+    [overlay] = job.save_to_img(tmp_path / "pictures")
+    assert overlay.name == "a.tiff.page-1.overlay.png"
+    assert overlay.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InvalidRequest, match="save_to_img"):
+        job.save(tmp_path, Format.OVERLAY)
+    with pytest.raises(CorruptDocument):
+        job.fetch(Format.OVERLAY, 2)
 
 
 def test_a_job_is_cancelled(producer: Any) -> None:
