@@ -16,7 +16,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 from pydantic import ValidationError
 
-from producer import dead_commands, webhook_commands
+from producer import dead_commands, key_commands, tenant_commands, webhook_commands
 from producer.blobs import open_store
 from producer.embedded import Embedded, answers, pool_of_its_own, running_pool
 from producer.errors import DocumentError, InvalidRequest, OcrpoolError, Unavailable
@@ -56,6 +56,8 @@ app = typer.Typer(
 )
 app.add_typer(dead_commands.commands, rich_help_panel="Jobs")
 app.add_typer(webhook_commands.commands, rich_help_panel="Jobs")
+for group in (key_commands, tenant_commands):
+    app.add_typer(group.commands, rich_help_panel="Who may ask")
 
 Files = Annotated[
     list[Path], typer.Argument(help="PDFs and images (PNG, JPEG, TIFF, WebP, BMP, GIF).", show_default=False)
@@ -209,6 +211,8 @@ def up(
             url = pool.start_gateway()
             err.print(f"[bold]ocrpool is up[/bold]: {count(len(plan.workers), 'worker')}; Ctrl-C stops it.")
             err.print(f"  gateway   {url}  (API at {url}/docs)")
+            if settings.asks_for_keys:
+                err.print("  API keys  are needed: `ocrpool keys create NAME` makes one")
             err.print(f"  Redis     {settings.redis_url}")
             if flower:
                 err.print(f"  Flower    {pool.start_flower()}")

@@ -107,7 +107,8 @@ class DeadLetters:
             raise _missing(letter_id)
 
     def replay(self, letter_id: str, producer: Producer) -> JobHandle:
-        """Hand the page's document in again, whole and as a new job, or send the webhook anew; and forget the letter.
+        """Hand the page's document in again, whole and as a new job of the same tenant, or send the webhook anew; and
+        forget the letter.
 
         Raises:
             NotFound: there is no such letter, its document went with its job, or its webhook is gone.
@@ -123,7 +124,7 @@ class DeadLetters:
         try:
             job = self._ledger.job(letter.job_id)
             with producer.blobs.local(job.blob) as document:
-                handle = producer.submit(document, name=job.name, options=job.options)
+                handle = producer.of_tenant(job.tenant).submit(document, name=job.name, options=job.options)
         except NotFound:
             raise NotFound(
                 f"The document of dead letter {letter_id} is gone: it is kept as long as its job "

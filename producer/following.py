@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from redis.client import PubSub
 
 from producer.errors import Unavailable
-from producer.job import JobStatus
+from producer.job import JobStatus, Tenant
 from producer.ledger import Ledger, reachable
 
 #: How long a follower trusts the events before it reads the ledger again: one may be lost when a connection is.
@@ -25,13 +25,14 @@ def follow(
     ledger: Ledger,
     job_ids: Iterable[str],
     *,
+    tenant: Tenant | None = None,
     timeout_s: float | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[JobStatus]:
     """Yield each job's status now and whenever it has changed; end once all are final or the time is up.
 
     Raises:
-        NotFound: one of the jobs does not exist.
+        NotFound: one of the jobs does not exist, or is not the tenant's.
         Unavailable: Redis cannot be reached, at the start or for 30 s on end.
     """
     end = None if timeout_s is None else clock() + timeout_s
@@ -40,7 +41,7 @@ def follow(
     patient_until = 0.0
     while True:
         try:
-            for status in _follow(ledger, due, seen, end, clock):
+            for status in _follow(ledger, due, seen, end, clock, tenant=tenant):
                 patient_until = 0.0
                 yield status
             return
@@ -52,7 +53,13 @@ def follow(
 
 
 def _follow(
-    ledger: Ledger, job_ids: list[str], seen: dict[str, JobStatus], end: float | None, clock: Callable[[], float]
+    ledger: Ledger,
+    job_ids: list[str],
+    seen: dict[str, JobStatus],
+    end: float | None,
+    clock: Callable[[], float],
+    *,
+    tenant: Tenant | None,
 ) -> Iterator[JobStatus]:
     """`follow` for as long as the connection lasts. Subscribes before it reads, so that nothing is missed between."""
     with ledger.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
@@ -61,7 +68,7 @@ def _follow(
         due = [job_id for job_id in job_ids if job_id not in seen or not seen[job_id].final]
         while True:
             for job_id in due:
-                status = ledger.status(job_id)
+                status = ledger.status(job_id, tenant)
                 if seen.get(job_id) != status:
                     seen[job_id] = status
                     yield status

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import IO, Self
 
 from producer.errors import InvalidRequest
-from producer.job import ReadOptions
+from producer.job import ReadOptions, Tenant
 
 #: Printable ASCII. As a structured field, which the draft asks for and few clients send, it stands in quotes.
 _KEY = re.compile(r'"?([\x20-\x21\x23-\x7e]{1,255})"?')
 
 
-def named(key: str) -> str:
-    """The name under which the ledger keeps the key: a digest, as a client may put anything into it.
+def named(key: str, tenant: Tenant = "") -> str:
+    """The name under which the ledger keeps the tenant's key: a digest, as a client may put anything into it.
 
     Raises:
         InvalidRequest: it is empty, too long, or not of printable ASCII characters.
@@ -23,7 +23,7 @@ def named(key: str) -> str:
     found = _KEY.fullmatch(key)
     if found is None:
         raise InvalidRequest("Idempotency-Key: 1 to 255 printable ASCII characters other than quotes.")
-    return hashlib.sha256(found[1].encode()).hexdigest()
+    return hashlib.sha256((f"{tenant}\n{found[1]}" if tenant else found[1]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class IdempotencyKey:
     fingerprint: str
 
     @classmethod
-    def of(cls, key: str, source: bytes | IO[bytes], name: str, options: ReadOptions) -> Self:
+    def of(cls, key: str, source: bytes | IO[bytes], name: str, options: ReadOptions, tenant: Tenant = "") -> Self:
         """The key of this request. An open file is read from its start, and stands there afterwards.
 
         Raises:
@@ -47,4 +47,4 @@ class IdempotencyKey:
             digest = hashlib.file_digest(source, "sha256")  # type: ignore[arg-type]  # reading is all that it does
             source.seek(0)
         digest.update(f"\0{name}\0{options.model_dump_json()}".encode())
-        return cls(named(key), digest.hexdigest())
+        return cls(named(key, tenant), digest.hexdigest())

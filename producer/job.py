@@ -15,6 +15,8 @@ from producer.escaping import NAME_CHARS
 #: The version of every record and message below. A worker refuses a message of another version.
 CONTRACT_VERSION: Final = 1
 
+#: Whose a job is; empty without API keys.
+Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$|^$")]
 JobId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-f]{32}$")]
 
 
@@ -140,6 +142,8 @@ class Job(Contract):
     #: The name that the producer gave; shown, never used as a path.
     name: str = Field("", max_length=NAME_CHARS)
     options: ReadOptions = ReadOptions()
+    #: Nobody else sees it.
+    tenant: Tenant = ""
 
 
 class Span(Contract):

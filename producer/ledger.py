@@ -13,10 +13,19 @@ Keys, below the namespace:
     quarantined  string  the one quarantined unit that is being read     TTL
     active       zset    unfinished jobs by deadline                     a member leaves when its job ends
     running      set     jobs of which a unit was claimed                a member leaves when its job ends
-    waiting:<l>  zset    a lane's units published and not claimed        a member leaves when claimed or its job ends
+    waiting:<l>  zset    a lane's units published and not claimed; with  a member leaves when claimed or its job ends
+                         `:<tenant>`, that tenant's
+    turns:<l>    zset    the lane's tenants by the pages they have had   a member leaves when its turn finds nothing
+    given:<tok.> string  the unit that a claim was given                 TTL
+    load         hash    each tenant's unfinished jobs and their pages   fields leave with the tenant's last job
+    shares       hash    unfinished job -> its part of the load          a field leaves when its job ends
+    bucket:<t.>  string  when a tenant may hand in without haste again   TTL
+    tenants      hash    limits of tenants                               kept until they are set back
+    apikeys      hash    API keys by id                                  kept until revoked
+    apikeys_used hash    when each was used last                         kept until revoked
     leases       zset    claimed units by the end of their lease         a member leaves when done or its job ends
     garbage      zset    blobs by the time they go                       the sweeper removes members with their blobs
-    frontier     hash    how far each lane's queue has come              kept for ever, of fixed size
+    pace         hash    how fast pages were read of late                kept for ever, of fixed size
     sweeps       hash    when the sweeper looked last                    kept for ever, of fixed size
     outbox       zset    origins by the time of their next webhook       a member leaves with the last of them
     outbox:<sha> zset    an origin's webhooks by their next try          TTL; a member leaves when delivered or given up
@@ -55,7 +64,9 @@ from producer.errors import (
     NotFound,
     PoisonDocument,
     QueueFull,
+    QuotaExceeded,
     RequestInProgress,
+    TooLarge,
     Unavailable,
 )
 from producer.idempotency import IdempotencyKey
@@ -71,8 +82,10 @@ from producer.job import (
     PageOutcome,
     PageResult,
     Span,
+    Tenant,
     Unit,
 )
+from producer.limits import COUNTED, Limits
 from producer.outcomes import StoredOutcome, inlined
 from producer.page_ranges import numbers
 from producer.redis_url import open_client
@@ -266,6 +279,7 @@ class Ledger:
             AcceptedBefore: the key has brought a job for this very request.
             IdempotencyMismatch: it has brought one for another.
             QueueFull: `max_queued_jobs` jobs are unfinished.
+            QuotaExceeded, TooLarge: the job's tenant has used up what it may have, or may have no document so large.
             Unavailable: Redis cannot be reached, is full but for its reserve, or does not get the job to its disk
                 (`durable`).
         """
@@ -290,6 +304,9 @@ class Ledger:
                     "fingerprint": key.fingerprint if key else "",
                     "webhook": job.options.webhook_url or "",
                     "units": units,
+                    "tenant": job.tenant,
+                    "size_bytes": job.size_bytes,
+                    "limits": Limits.of_all(self.settings).model_dump(),
                 }
             ),
         )
@@ -303,9 +320,20 @@ class Ledger:
                 raise AcceptedBefore(job_id.decode())
             case [b"mismatch"]:
                 raise IdempotencyMismatch("The idempotency key was used with another document, name or options.")
-            case [b"full"]:
+            case [b"full", seconds]:
                 most = self.settings.max_queued_jobs
-                raise QueueFull(f"The pool holds {most} unfinished jobs and takes no more now.")
+                raise QueueFull(
+                    f"The pool holds {most} unfinished jobs and takes no more now.", retry_after_s=seconds or None
+                )
+            case [b"quota", seconds, limit, most]:
+                raise QuotaExceeded(
+                    f"{limit.decode()}: a tenant may have {most.decode()} {COUNTED[limit.decode()]}, no more now.",
+                    retry_after_s=seconds or None,
+                )
+            case [b"large", _, limit, most]:
+                raise TooLarge(
+                    f"{limit.decode()}: the document has {job.size_bytes:,} bytes; at most {int(most):,} are read."
+                )
             case [b"exists"]:
                 return []
         return [(job.id, unit, job.options.lane.value) for unit in units]
@@ -344,42 +372,46 @@ class Ledger:
         """Fail a job whose pages cannot be counted. False if the claim is no longer this worker's."""
         return self._end(claim.job.id, JobState.FAILED, error, str(claim.fence)) == b"ended"
 
-    def cancel(self, job_id: str) -> None:
+    # Whoever asks as a tenant is told of another's job what is told where there is none.
+
+    def cancel(self, job_id: str, tenant: Tenant | None = None) -> None:
         """Cancel the job; one that has ended stays as it is.
 
         Raises:
-            NotFound: there is no such job.
+            NotFound: there is no such job, or it is not the tenant's.
         """
-        if self._end(job_id, JobState.CANCELLED, _CANCELLED) == b"gone":
-            raise NotFound(f"There is no job {job_id}, or it is gone.")
+        if self._end(job_id, JobState.CANCELLED, _CANCELLED, tenant=tenant) == b"gone":
+            raise _no_job(job_id)
 
-    def _end(self, job_id: str, state: JobState, error: ErrorDetail, fence: str = "") -> bytes:
-        ttl_s = int(self.settings.result_ttl_s)
-        return cast(bytes, self._run("finish_job", job_id, state.value, error.model_dump_json(), ttl_s, fence))
+    def _end(
+        self, job_id: str, state: JobState, error: ErrorDetail, fence: str = "", tenant: Tenant | None = None
+    ) -> bytes:
+        ttl_s, owner = int(self.settings.result_ttl_s), "" if tenant is None else f"={tenant}"
+        return cast(bytes, self._run("finish_job", job_id, state.value, error.model_dump_json(), ttl_s, fence, owner))
 
-    def status(self, job_id: str) -> JobStatus:
+    def status(self, job_id: str, tenant: Tenant | None = None) -> JobStatus:
         """Where the job stands.
 
         Raises:
-            NotFound: there is no such job.
+            NotFound: there is no such job, or it is not the tenant's.
         """
-        return _status(job_id, self._fields(job_id))
+        return _status(job_id, self._fields(job_id, tenant))
 
-    def _fields(self, job_id: str) -> dict[bytes, bytes]:
-        found = self._run("status", job_id)
-        if not found:
-            raise NotFound(f"There is no job {job_id}, or it is gone.")
-        return _pairs(found)
+    def _fields(self, job_id: str, tenant: Tenant | None) -> dict[bytes, bytes]:
+        fields = _pairs(self._run("status", job_id))
+        if not fields or tenant not in (None, fields.get(b"tenant", b"").decode()):
+            raise _no_job(job_id)
+        return fields
 
-    def result(self, job_id: str) -> JobResult:
+    def result(self, job_id: str, tenant: Tenant | None = None) -> JobResult:
         """The final job with its pages.
 
         Raises:
-            NotFound: there is no such job.
+            NotFound: there is no such job, or it is not the tenant's.
             NotFinished: the job is queued or running.
             Unavailable: Redis cannot be reached, or the blob store, where one of its pages lies there.
         """
-        fields = self._fields(job_id)
+        fields = self._fields(job_id, tenant)
         status = _status(job_id, fields)
         if not status.final:
             raise NotFinished(f"The job is {status.state.value}; its result is there once it has finished.")
@@ -396,17 +428,18 @@ class Ledger:
                 found = cast(list[bytes | None], self.redis.hmget(f"{self.namespace}:pages:{job_id}", some))
             yield from inlined(filter(None, found), self.blobs)
 
-    def job(self, job_id: str) -> Job:
+    def job(self, job_id: str, tenant: Tenant | None = None) -> Job:
         """The job's record.
 
         Raises:
-            NotFound: there is no such job.
+            NotFound: there is no such job, or it is not the tenant's.
         """
         with reachable():
             record = cast("bytes | None", self.redis.hget(f"{self.namespace}:job:{job_id}", "record"))
-        if record is None:
-            raise NotFound(f"There is no job {job_id}, or it is gone.")
-        return Job.model_validate_json(record)
+        job = Job.model_validate_json(record) if record else None
+        if job is None or tenant not in (None, job.tenant):
+            raise _no_job(job_id)
+        return job
 
     def bury(self, letter: Mapping[str, str]) -> None:
         """Keep a dead letter; see `producer.dead`."""
@@ -414,18 +447,18 @@ class Ledger:
 
     # Units of work
 
-    def claim(self, job_id: str, unit: str, worker: str, token: str = "") -> Claim | Refusal:
+    def claim(self, job_id: str, unit: str, worker: str, token: str = "", turn: Lane | None = None) -> Claim | Refusal:
         """Take a unit for `lease_s`: every older holder's writes are refused from now on.
+
+        With `turn`, take the unit whose turn it is in that lane, and this one only if none waits there.
 
         Whoever cannot know whether a claim took place asks again with its `token`, and is given the claim that stands.
         """
-        span = None if unit == PREPARE else Span.parse(unit)
         reply = self._run(
             "claim",
             job_id,
             unit,
-            span.first if span else 0,
-            span.count if span else 0,
+            turn or "",
             worker,
             _ms(self.settings.lease_s),
             int(self.settings.result_ttl_s),
@@ -436,10 +469,10 @@ class Ledger:
             return Refusal(reply[0].decode())
         return Claim(
             job=Job.model_validate_json(reply[2]),
-            unit=unit,
+            unit=reply[5].decode(),
             lane=Lane(reply[4].decode()),
             fence=int(reply[1]),
-            pages=tuple(int(page) for page in reply[5:]),
+            pages=tuple(int(page) for page in reply[6:]),
             deadline_in_s=int(reply[3]) / 1000,
         )
 
@@ -576,19 +609,12 @@ class Ledger:
     def backlog(self) -> dict[str, int]:
         """Jobs `unfinished` and `running`, units `leased`, each lane's units `waiting_<l>` and messages `queue_<l>`;
         `webhooks` to be sent."""
-        names = ["unfinished", "running", "leased"]
+        counts = self._run("backlog", f"{self.namespace}.")
+        backlog = {name.decode(): count for name, count in zip(counts[::2], counts[1::2], strict=True)}
         with reachable(), self.redis.pipeline(transaction=False) as pipe:
-            pipe.zcard(f"{self.namespace}:active")
-            pipe.scard(f"{self.namespace}:running")
-            pipe.zcard(f"{self.namespace}:leases")
-            for lane in Lane:
-                names += [f"waiting_{lane.value}", f"queue_{lane.value}"]
-                pipe.zcard(f"{self.namespace}:waiting:{lane.value}")
-                pipe.llen(f"{self.namespace}.{lane.value}")
             for queue in self._outboxes():
                 pipe.zcard(queue)
-            counts = pipe.execute()
-        return {**dict(zip(names, counts, strict=False)), "webhooks": sum(counts[len(names) :])}
+            return {**backlog, "webhooks": sum(pipe.execute())}
 
     def messages(self, queues: Collection[str]) -> int:
         """How many messages wait in these queues."""
@@ -623,6 +649,10 @@ class Ledger:
             for key, value in zip(keys, values, strict=True)
             if value is not None
         }
+
+
+def _no_job(job_id: str) -> NotFound:
+    return NotFound(f"There is no job {job_id}, or it is gone.")
 
 
 def _status(job_id: str, job: Mapping[bytes, bytes]) -> JobStatus:

@@ -6,6 +6,7 @@ import io
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +14,20 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
 from producer.blobs import BlobStore, open_store
-from producer.errors import IdempotencyMismatch, InvalidRequest, QueueFull, TooLarge, Unavailable, naming
+from producer.errors import (
+    IdempotencyMismatch,
+    InvalidRequest,
+    QueueFull,
+    QuotaExceeded,
+    TooLarge,
+    Unavailable,
+    naming,
+)
 from producer.escaping import NAME_CHARS, escaped, shown_name
 from producer.following import follow
 from producer.formats import Format
 from producer.idempotency import IdempotencyKey
-from producer.job import Job, JobResult, JobStatus, ReadOptions, new_job_id
+from producer.job import Job, JobResult, JobStatus, ReadOptions, Tenant, new_job_id
 from producer.ledger import AcceptedBefore, Ledger
 from producer.media import SNIFF_BYTES, sniff
 from producer.queue import Publisher
@@ -40,14 +49,32 @@ class Producer:
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, ledger: Ledger | None = None, blobs: BlobStore | None = None
+        self,
+        settings: Settings | None = None,
+        *,
+        tenant: Tenant | None = None,
+        ledger: Ledger | None = None,
+        blobs: BlobStore | None = None,
     ) -> None:
+        """With a `tenant`, documents are its own, and no other's job is to be seen; without one, every job is."""
         self.settings = settings or Settings()
+        self.tenant = tenant
         self.blobs: BlobStore = blobs or (ledger.blobs if ledger else open_store(self.settings))
         self.ledger = ledger or Ledger(self.settings, blobs=self.blobs)
         self.results = Results(self.settings, self.ledger, self.blobs)
         self._sources = Sources(self.settings)
         self._publisher = Publisher(self.settings)
+        self._views: dict[Tenant, Self] = {}
+
+    def of_tenant(self, tenant: Tenant) -> Self:
+        """This producer as the tenant has it. It shares this one's connections, and is not closed by itself."""
+        if tenant == self.tenant:
+            return self
+        if tenant not in self._views:
+            view = copy(self)
+            view.tenant = tenant
+            self._views[tenant] = view
+        return self._views[tenant]
 
     def submit(
         self,
@@ -71,7 +98,7 @@ class Producer:
                 ASCII characters, or the one page of an image is not among those that were asked for.
             IdempotencyMismatch: the key was used with another document, name or options.
             UnsupportedMediaType, CorruptDocument, TooLarge: the document can be refused by its first bytes or size.
-            QueueFull, Unavailable: the pool takes nothing now.
+            QueueFull, QuotaExceeded, Unavailable: the pool takes nothing now.
         """
         options = options or ReadOptions()
         if options.webhook_url is not None:
@@ -113,6 +140,7 @@ class Producer:
     def _submit(
         self, source: bytes | IO[bytes], options: ReadOptions, name: str, idempotency_key: str | None
     ) -> JobHandle:
+        tenant = self.tenant or ""
         name = shown_name(name)
         if len(name) > NAME_CHARS:
             raise InvalidRequest(f"name: at most {NAME_CHARS} characters.")
@@ -122,7 +150,7 @@ class Producer:
             raise TooLarge(
                 f"The document has {size_bytes:,} bytes; at most {self.settings.max_document_bytes:,} are read."
             )
-        key = None if idempotency_key is None else IdempotencyKey.of(idempotency_key, source, name, options)
+        key = None if idempotency_key is None else IdempotencyKey.of(idempotency_key, source, name, options, tenant)
         job_id = new_job_id()
         job = Job(
             id=job_id,
@@ -131,6 +159,7 @@ class Producer:
             size_bytes=size_bytes,
             name=name,
             options=options,
+            tenant=tenant,
         )
         # Whatever ends this process before the job is accepted, the sweeper finds the blob.
         self.ledger.expect_blob(job.blob)
@@ -140,7 +169,7 @@ class Producer:
         except AcceptedBefore as before:
             self._drop_blob(job.blob)
             return JobHandle(self, before.job_id, replayed=True)
-        except (QueueFull, IdempotencyMismatch, InvalidRequest):
+        except (QueueFull, QuotaExceeded, TooLarge, IdempotencyMismatch, InvalidRequest):
             # After any other error the job may have been accepted all the same, so its blob is left to the sweeper.
             self._drop_blob(job.blob)
             raise
@@ -157,16 +186,16 @@ class Producer:
 
     def status(self, job_id: str) -> JobStatus:
         """Where the job stands. Raises `NotFound`."""
-        return self.ledger.status(job_id)
+        return self.ledger.status(job_id, self.tenant)
 
     def result(self, job_id: str) -> JobResult:
         """Every page's outcome. Raises `NotFinished` before the job is final, and `NotFound`."""
-        return self.ledger.result(job_id)
+        return self.ledger.result(job_id, self.tenant)
 
     def cancel(self, job_id: str) -> JobStatus:
         """Cancel the job; one that is final stays as it is. Raises `NotFound`."""
-        self.ledger.cancel(job_id)
-        return self.ledger.status(job_id)
+        self.ledger.cancel(job_id, self.tenant)
+        return self.ledger.status(job_id, self.tenant)
 
     def wait(self, job_id: str, timeout_s: float | None = None) -> JobStatus:
         """Wait until the job is final, or `timeout_s` seconds have passed, and return where it stands then."""
@@ -175,11 +204,11 @@ class Producer:
 
     def watch(self, job_id: str, *, timeout_s: float | None = None) -> Iterator[JobStatus]:
         """Yield the job's status now and whenever it has changed; end once it is final or the time is up."""
-        return follow(self.ledger, [job_id], timeout_s=timeout_s)
+        return self.follow([job_id], timeout_s=timeout_s)
 
     def follow(self, job_ids: Iterable[str], *, timeout_s: float | None = None) -> Iterator[JobStatus]:
         """`watch` for many jobs at once, on one subscription."""
-        return follow(self.ledger, job_ids, timeout_s=timeout_s)
+        return follow(self.ledger, job_ids, tenant=self.tenant, timeout_s=timeout_s)
 
     def workers(self) -> list[str]:
         """The names of the workers that are ready."""

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlparse
@@ -71,6 +72,9 @@ class Settings(BaseSettings):
         description="A page's outcome with more bytes than this, as JSON, lies in the blob store instead of Redis.",
     )
     gateway_host: str = Field("127.0.0.1", description="Address that the gateway listens on.")
+    api_keys: Literal["auto", "on", "off"] = Field(
+        "auto", description="Whether the gateway asks for an API key; `auto`: unless it listens on loopback alone."
+    )
     gateway_port: int = Field(8080, ge=0, le=65535, description="Port of the gateway; 0 takes a free one.")
     worker_metrics_port: int = Field(
         0,
@@ -184,6 +188,20 @@ class Settings(BaseSettings):
     max_queued_jobs: int = Field(
         10_000, ge=1, description="Unfinished jobs that the pool holds before it refuses more."
     )
+    tenant_max_queued_pages: int = Field(
+        0,
+        ge=0,
+        description="Pages that one tenant may have waiting or being read, unless it has a limit of its own; 0: any.",
+    )
+    tenant_max_unfinished_jobs: int = Field(0, ge=0, description="Unfinished jobs of one tenant, likewise.")
+    tenant_max_requests_per_s: float = Field(
+        0,
+        ge=0,
+        le=1e6,
+        description="Requests a second of one tenant, likewise: documents handed in, over the whole "
+        "pool; other requests, at each gateway.",
+    )
+    tenant_max_document_bytes: int = Field(0, ge=0, description="Largest document of one tenant, likewise.")
     max_wait_s: float = Field(60, ge=0, le=600, description="Longest long-poll at the gateway.")
 
     public_url: str = Field(
@@ -369,6 +387,19 @@ class Settings(BaseSettings):
         if self.durable_replicas and not self.durable:
             raise ValueError("OCRPOOL_DURABLE_REPLICAS needs OCRPOOL_DURABLE=1")
         return self
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether the gateway asks for API keys."""
+        return self.api_keys == "on" or (self.api_keys == "auto" and not self.on_loopback)
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether nobody but this machine reaches the gateway."""
+        try:
+            return ip_address(self.gateway_host).is_loopback
+        except ValueError:
+            return self.gateway_host == "localhost"
 
     @property
     def blob_dir(self) -> Path:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
     {"errors", "escaping", "page_ranges", "redis_url", "retry_after"},
-    {"addresses", "job", "settings", "cpus", "backoff", "room"},
+    {"addresses", "job", "settings", "cpus", "backoff", "room", "limits"},
     {"formats"},
     {
         "exporting",
@@ -36,10 +36,10 @@ LAYERS = [
         "cards",
     },
     {"following", "outbox", "plan", "results", "sources"},
-    {"producer", "workers", "dead", "webhooks"},
+    {"producer", "workers", "dead", "webhooks", "tenants", "api_keys"},
     {"embedded", "progress", "printing"},
     {"client"},
-    {"gateway", "cli", "dead_commands", "webhook_commands"},
+    {"gateway", "cli", "dead_commands", "webhook_commands", "key_commands", "tenant_commands"},
 ]
 #: Runtimes that are heavy or not everywhere: each is imported in one module, inside a function.
 HEAVY = {

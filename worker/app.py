@@ -37,20 +37,24 @@ class GuardedTask(Task):  # type: ignore[misc]  # Celery's classes are untyped
             raise RuntimeError(f"{type(error).__name__} in a task thread") from error
 
 
-@app.task(name=PREPARE_TASK, base=GuardedTask)  # type: ignore[untyped-decorator]
-def prepare(message: object = None, *_: object, **__: object) -> None:
+def _lane(task: Any) -> Lane | None:
+    """Where the task's message came from; None if that was no lane."""
+    queue = str((task.request.delivery_info or {}).get("routing_key"))
+    return next((lane for lane in Lane if queue == queue_prefix(_station.settings) + lane), None)
+
+
+@app.task(name=PREPARE_TASK, base=GuardedTask, bind=True)  # type: ignore[untyped-decorator]
+def prepare(self: Any, message: object = None, *_: object, **__: object) -> None:
     from worker import tasks
 
-    tasks.prepare(_station, message)
+    tasks.prepare(_station, message, _lane(self))
 
 
 @app.task(name=READ_SPAN_TASK, base=GuardedTask, bind=True)  # type: ignore[untyped-decorator]
 def read_span(self: Any, message: object = None, *_: object, **__: object) -> None:
     from worker import tasks
 
-    queue = (self.request.delivery_info or {}).get("routing_key")
-    quarantined = queue == queue_prefix(_station.settings) + Lane.QUARANTINE
-    tasks.read_span(_station, message, quarantined=quarantined)
+    tasks.read_span(_station, message, _lane(self))
 
 
 # The threads pool never sends worker_process_init, and tasks still run during worker_shutting_down.

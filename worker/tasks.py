@@ -51,13 +51,41 @@ STORE_PAUSE_S = 2.0
 STAND_ASIDE_S = 0.1
 
 
-def prepare(station: Station, body: object) -> None:
-    """Count the document's pages and publish its spans, or fail the job with the reason."""
+def prepare(station: Station, body: object, lane: Lane | None) -> None:
+    """Do the unit whose turn it is in the lane that the message came on; `body` asks for a document's pages to be
+    counted."""
     station.intake.received()
     message = _parse(station, PrepareMessage, body)
-    claim = _claim(station, message.job_id, PREPARE) if message else None
-    if claim is None:
-        return
+    if message is not None:
+        _do_next(station, message.job_id, PREPARE, lane)
+
+
+def read_span(station: Station, body: object, lane: Lane | None) -> None:
+    """The same; `body` asks for a span to be read."""
+    station.intake.received()
+    message = _parse(station, SpanMessage, body)
+    if message is not None:
+        _do_next(station, message.job_id, str(message.span), lane)
+
+
+def _do_next(station: Station, job_id: str, unit: str, lane: Lane | None) -> None:
+    """A message is as good as any other of its lane: tenants take turns, so that no queue of one is ahead of another's.
+
+    A quarantined page is read with no other in this process, so that it cannot be charged with another's doing.
+    """
+    quarantined = lane is Lane.QUARANTINE
+    with station.company.alone() if quarantined else station.company.shared():
+        claim = _claim(station, job_id, unit, None if quarantined else lane)
+        if claim is None:
+            return
+        if claim.unit == PREPARE:
+            _count_pages(station, claim)
+        else:
+            _read_claimed(station, claim, alone=quarantined)
+
+
+def _count_pages(station: Station, claim: Claim) -> None:
+    """Count the document's pages and publish its spans, or fail the job with the reason."""
     with station.leases.hold(claim) as lease:
         try:
             with _document(station, claim) as path:
@@ -78,22 +106,8 @@ def _fail(station: Station, claim: Claim, error: OcrpoolError) -> list[Unit]:
     return []
 
 
-def read_span(station: Station, body: object, *, quarantined: bool) -> None:
-    """Read the span's pages that have no outcome yet, side by side, and write each outcome as it comes.
-
-    A quarantined page is read with no other in this process, so that it cannot be charged with another's doing.
-    """
-    station.intake.received()
-    message = _parse(station, SpanMessage, body)
-    if message is None:
-        return
-    with station.company.alone() if quarantined else station.company.shared():
-        claim = _claim(station, message.job_id, str(message.span))
-        if claim is not None:
-            _read_claimed(station, claim, alone=quarantined)
-
-
 def _read_claimed(station: Station, claim: Claim, *, alone: bool) -> None:
+    """Read the span's pages that have no outcome yet, side by side, and write each outcome as it comes."""
     with station.leases.hold(claim) as lease:
         if claim.lane is Lane.QUARANTINE and not alone:
             # A late message for a page that has been quarantined since: it comes again on its own queue.
@@ -239,7 +253,7 @@ def _parse(station: Station, kind: type[Message], body: object) -> Message | Non
         return None
 
 
-def _claim(station: Station, job_id: str, unit: str) -> Claim | None:
+def _claim(station: Station, job_id: str, unit: str, turn: Lane | None) -> Claim | None:
     """The claim, or None if there is nothing to do.
 
     While the ledger is away or full, this thread waits with its message: the worker takes no more than it has threads.
@@ -249,7 +263,7 @@ def _claim(station: Station, job_id: str, unit: str) -> Claim | None:
     token = uuid.uuid4().hex
     for pause_s in _pauses(station):
         try:
-            claim = station.ledger.claim(job_id, unit, station.name, token)
+            claim = station.ledger.claim(job_id, unit, station.name, token, turn)
         except Unavailable as error:
             log.warning("unit.not_claimed", job_id=job_id, unit=unit, error=str(error))
             station.stopping.wait(pause_s)

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from producer.blobs import Probe
 from producer.gateway import health, jobs, ocr, openapi, overlays, problems
 from producer.gateway.async_producer import AsyncProducer
+from producer.gateway.callers import Callers
 from producer.gateway.metrics import Metrics, MetricsMiddleware
 from producer.gateway.state import Gateway
 from producer.gateway.waiting import Watcher
@@ -31,10 +32,13 @@ def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        blocking = producer or Producer(settings)
+        blocking = producer or Producer(settings, tenant="")
+        shared = AsyncProducer(blocking)
         metrics.watch_pool(blocking.ledger)
         watcher = Watcher(settings.redis_url, f"{settings.namespace}:events")
-        app.state.gateway = Gateway(settings, AsyncProducer(blocking), watcher, metrics, Probe(blocking.blobs))
+        app.state.gateway = Gateway(
+            settings, shared, watcher, metrics, Probe(blocking.blobs), Callers(settings, shared)
+        )
         await watcher.start()
         try:
             # At its end this waits for the webhooks under way; by then nobody else is served.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from copy import copy
 from functools import partial
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
 from producer.errors import InvalidRequest
 from producer.gateway.documents import Upload
 from producer.idempotency import named
-from producer.job import JobStatus
+from producer.job import JobStatus, Tenant
 from producer.producer import JobHandle, Producer
 
 #: Threads for submissions, which hold or copy documents, and for all other calls, which are short: the first cannot
@@ -36,6 +37,15 @@ class AsyncProducer:
         self._calls = CapacityLimiter(CALL_THREADS)
         self._fetches = CapacityLimiter(FETCH_THREADS)
         self._exports = CapacityLimiter(producer.settings.export_processes)
+
+    def of_tenant(self, tenant: Tenant) -> Self:
+        """The same threads, for the tenant's jobs alone."""
+        producer = self.producer.of_tenant(tenant)
+        if producer is self.producer:
+            return self
+        view = copy(self)
+        view.producer = producer
+        return view
 
     async def call(self, function: Callable[[], Returned]) -> Returned:
         """Run `function` in a thread, once one is free."""
@@ -73,7 +83,7 @@ class AsyncProducer:
         if idempotency_key is None:
             yield
             return
-        use = self.producer.ledger.sole_use(named(idempotency_key))
+        use = self.producer.ledger.sole_use(named(idempotency_key, self.producer.tenant or ""))
         await self.call(use.__enter__)
         try:
             yield

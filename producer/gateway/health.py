@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse
 
 from producer.errors import Unavailable
 from producer.gateway.problems import responses
-from producer.gateway.state import TheGateway
+from producer.gateway.state import OpenGateway
 
 router = APIRouter(tags=["operations"])
 
@@ -32,7 +32,7 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", summary="Whether the pool is ready", response_model=Readiness, responses=responses(Unavailable))
-async def readyz(gateway: TheGateway) -> Readiness:
+async def readyz(gateway: OpenGateway) -> Readiness:
     """Ready when Redis and the blob store answer and at least one worker has warmed up."""
     if gateway.watcher.released:
         raise Unavailable("The gateway is stopping.")
@@ -54,7 +54,7 @@ class Targets(BaseModel):
     response_model=list[Targets],
     responses=responses(Unavailable),
 )
-async def metrics_of_workers(gateway: TheGateway) -> list[Targets]:
+async def metrics_of_workers(gateway: OpenGateway) -> list[Targets]:
     """The ready workers' addresses, in the form of Prometheus' HTTP service discovery."""
     workers = await gateway.producer.call(gateway.producer.producer.ledger.workers)
     return [Targets(targets=sorted(_scraped_at(worker) for worker in workers.values() if "metrics" in worker))]
@@ -72,7 +72,7 @@ def _scraped_at(worker: dict[str, Any]) -> str:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(gateway: TheGateway) -> Response:
+async def metrics(gateway: OpenGateway) -> Response:
     text = await gateway.producer.call(gateway.metrics.text)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 

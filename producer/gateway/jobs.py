@@ -36,8 +36,10 @@ router = APIRouter(prefix="", tags=["jobs"])
 _JOB_ID = re.compile(r"job_[0-9a-f]{32}")
 
 
-async def _known_form(job_id: Annotated[str, Path(description="The job's id.", examples=["job_" + "0" * 32])]) -> str:
-    """A job's id; what has not the form of one names no job, and never reaches Redis."""
+async def _known_form(
+    job_id: Annotated[str, Path(description="The job's id.", examples=["job_" + "0" * 32])], caller: TheGateway
+) -> str:
+    """A job's id; what has not the form of one names no job, and never reaches Redis. Strangers are not told."""
     if not _JOB_ID.fullmatch(job_id):
         raise NotFound("There is no such job.")
     return job_id

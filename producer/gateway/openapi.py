@@ -6,8 +6,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from producer.errors import QuotaExceeded, Unauthorized
 from producer.gateway.documents import JobRequest
-from producer.gateway.problems import Problem
+from producer.gateway.problems import MEDIA_TYPE, Problem, responses
 from producer.job import ReadOptions
 
 _JOB_ID = "job_4f1c0d5e8a7b4c2d9e3f60718293a4b5"
@@ -94,8 +95,19 @@ def describe_problems(app: FastAPI) -> None:
             schemas["Problem"] = Problem.model_json_schema()
             request = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(request.pop("$defs"), JobRequest=request)
+            for operations in schema["paths"].values():
+                for operation in operations.values():
+                    if "security" in operation:
+                        _add_refusals(operation["responses"])
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
         return schema
 
     app.openapi = described  # type: ignore[method-assign]
+
+
+def _add_refusals(documented: dict[str, Any]) -> None:
+    """What a route that asks for keys may answer beside its own errors."""
+    for status, refusal in responses(Unauthorized, QuotaExceeded).items():
+        entry = documented.setdefault(str(status), refusal)
+        entry["content"][MEDIA_TYPE]["examples"].update(refusal["content"][MEDIA_TYPE]["examples"])

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from producer.errors import BY_CODE, Internal, InvalidRequest, NotFinished, NotFound, OcrpoolError
+from producer.errors import BY_CODE, Internal, InvalidRequest, NotFinished, NotFound, OcrpoolError, Unauthorized
 from producer.escaping import escaped
 
 log = structlog.get_logger(__name__)
@@ -65,7 +65,11 @@ def problem_response(
     )
     out = dict(headers or {})
     if error.retryable:
-        out["Retry-After"] = str(POLL_AFTER_S if isinstance(error, NotFinished) else RETRY_AFTER_S)
+        out["Retry-After"] = str(
+            error.retry_after_s or (POLL_AFTER_S if isinstance(error, NotFinished) else RETRY_AFTER_S)
+        )
+    if isinstance(error, Unauthorized):
+        out["WWW-Authenticate"] = 'Bearer realm="ocrpool"'
     if instance:
         out["Location"] = instance
     body = problem.model_dump_json(exclude_none=True)

@@ -10,6 +10,7 @@ import socket
 import sys
 from typing import TextIO
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,6 +20,8 @@ from producer.errors import Unavailable
 from producer.gateway.app import create_app
 from producer.gateway.problems import problem_response
 from producer.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 KEEP_ALIVE_S = 65
 #: Time that requests under way have when the server stops; long-polls answer at once.
@@ -150,4 +153,17 @@ def run(settings: Settings) -> None:
     # Once it has stopped in order, uvicorn raises the signal again for the handler of before.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     _allow_open_files(2 * settings.gateway_requests + SPARE_FILES)
-    GatewayServer(create_app(settings), settings, announce_to=sys.stdout).serve_until_stopped()
+    server = GatewayServer(create_app(settings), settings, announce_to=sys.stdout)
+    (log.info if settings.asks_for_keys or settings.on_loopback else log.warning)(
+        "gateway.api_keys", needed=settings.asks_for_keys, why=who_may_ask(settings)
+    )
+    server.serve_until_stopped()
+
+
+def who_may_ask(settings: Settings) -> str:
+    """One sentence for whoever starts the gateway."""
+    where = "on loopback alone" if settings.on_loopback else "beyond loopback"
+    how = f"listens {where}, with OCRPOOL_API_KEYS={settings.api_keys}"
+    if settings.asks_for_keys:
+        return f"The gateway {how}: requests need an API key of `ocrpool keys create NAME`."
+    return f"The gateway {how}: whoever reaches it hands in documents and reads those of all without a key."

@@ -1,9 +1,11 @@
 -- Records a new job, unless the pool is full or has it already. Its units, when its pages are known, or "prepare".
 -- ARGV: the admission (JSON): id, record (JSON text), blob, max_unfinished, deadline_ms (from now), ttl_s (of an
 --       unfinished job), lane, pages_total or null, key (idempotency key or ''), fingerprint (of the request), webhook
---       (URL or ''), units.
--- Returns {'accepted'}, {'full'}, {'exists'}, {'same', id} where the key has brought a job, or {'mismatch'} where it has
--- brought one for another request.
+--       (URL or ''), units, tenant, size_bytes, limits (of a tenant that has none of its own; see `producer.limits`).
+-- Returns {'accepted'}, {'exists'}, {'same', id} where the key has brought a job, {'mismatch'} where it has brought one
+-- for another request; or, with the seconds after which it may be tried again (0: unknown), {'full', seconds} where the
+-- pool is full, {'quota', seconds, limit, most} where the tenant has used up what it may have, {'large', 0, limit, most}
+-- where no document of it may be so large.
 local asked = cjson.decode(ARGV[1])
 if type(asked) ~= 'table' then error('an admission is an object') end
 local function text(name)
@@ -22,15 +24,68 @@ check_lane(lane)
 local total = asked.pages_total ~= cjson.null and number('pages_total', 1)
 if type(asked.units) ~= 'table' then error('units must be a list') end
 check_units(asked.units, 1)
+local tenant, size = text('tenant'), number('size_bytes', 0)
+if not string.match(tenant, '^[%w_.-]*$') then error('a tenant is one word') end
+if type(asked.limits) ~= 'table' then error('limits must be an object') end
+local own = cjson.decode(redis.call('HGET', TENANTS, tenant) or '{}')
+local function limit(name)
+  local most = tonumber(own[name] or asked.limits[name])
+  if not most or not (most >= 0 and most <= 1e15) then error(name .. ' must be a number in range') end
+  return most
+end
+local most_pages, most_jobs = limit('max_queued_pages'), limit('max_unfinished_jobs')
+local most_bytes, most_requests = limit('max_document_bytes'), limit('max_requests_per_s')
 if redis.call('EXISTS', job_key(id)) == 1 then return { 'exists' } end
 if key ~= '' then
   local known = redis.call('HMGET', idempotency_key(key), 'job', 'fingerprint')
   if known[1] and known[2] ~= fingerprint then return { 'mismatch' } end
   if known[1] then return { 'same', known[1] } end
 end
-if redis.call('ZCARD', ACTIVE) >= most then return { 'full' } end
+local load = redis.call('HMGET', LOAD, 'jobs ' .. tenant, 'pages ' .. tenant)
+local jobs, pages = tonumber(load[1]) or 0, tonumber(load[2]) or 0
+
+-- Seconds in which the pool has read so many pages more, at the rate of late.
+local function seconds_for(some)
+  local rate = tonumber(redis.call('HGET', PACE, 'rate')) or 0
+  return rate > 0 and math.max(1, math.min(3600, math.ceil(1000 * some / rate))) or 0
+end
+-- The pages of the whole pool, and how many tenants have some.
+local function all_load()
+  local sum, sharing, fields = 0, 0, redis.call('HGETALL', LOAD)
+  for i = 1, #fields, 2 do
+    local here = string.sub(fields[i], 1, 6) == 'pages ' and tonumber(fields[i + 1]) or 0
+    sum, sharing = sum + here, sharing + (here > 0 and 1 or 0)
+  end
+  return sum, sharing
+end
+-- The same of pages of this tenant, which takes turns with the others.
+local function seconds_for_own(some)
+  local _, sharing = all_load()
+  return seconds_for(some * math.max(1, sharing))
+end
+local function quota(seconds, name, of) return { 'quota', seconds, name, string.format('%.14g', of) } end
+
+if most_bytes > 0 and size > most_bytes then return { 'large', 0, 'max_document_bytes', string.format('%d', most_bytes) } end
+local bucket, free_at, gap = ns .. ':bucket:' .. tenant, now, 0
+if most_requests > 0 then
+  gap, free_at = 1000 / most_requests, math.max(now, tonumber(redis.call('GET', bucket) or 0))
+  local early = free_at - now - (math.max(1, most_requests) - 1) * gap
+  if early > 0 then return quota(math.ceil(early / 1000), 'max_requests_per_s', most_requests) end
+end
+local wanted = total or 1
+if most_jobs > 0 and jobs >= most_jobs then
+  return quota(seconds_for_own(pages / jobs), 'max_unfinished_jobs', most_jobs)
+end
+if most_pages > 0 and pages + wanted > most_pages then
+  return quota(seconds_for_own(pages + wanted - most_pages), 'max_queued_pages', most_pages)
+end
+local unfinished = redis.call('ZCARD', ACTIVE)
+if unfinished >= most then
+  return { 'full', seconds_for(all_load() / math.max(1, unfinished)) }
+end
+if gap > 0 then redis.call('SET', bucket, free_at + gap, 'PX', math.ceil(free_at + gap - now) + 1) end
 redis.call('HSET', job_key(id), 'record', record, 'blob', blob, 'state', 'queued', 'created', now,
-  'deadline', deadline, 'pages_done', 0, 'pages_failed', 0)
+  'tenant', tenant, 'deadline', deadline, 'pages_done', 0, 'pages_failed', 0)
 if total then redis.call('HSET', job_key(id), 'pages_total', total) end
 if webhook ~= '' then redis.call('HSET', job_key(id), 'webhook', webhook) end
 for _, unit in ipairs(asked.units) do add_unit(id, unit, lane, 0, now) end
@@ -41,6 +96,7 @@ if key ~= '' then
   redis.call('HSET', idempotency_key(key), 'job', id, 'fingerprint', fingerprint)
   redis.call('EXPIRE', idempotency_key(key), ttl)
 end
+weigh(id, tenant, wanted)
 redis.call('ZADD', ACTIVE, deadline, id)
 -- Moved forward when the job ends: a document goes even if no worker is left to end its job.
 redis.call('ZADD', GARBAGE, now + ttl * 1000, blob)

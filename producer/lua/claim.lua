@@ -1,50 +1,76 @@
 -- Takes a unit for one worker: a lease that must be renewed, and a fence that makes every older holder's writes harmless.
--- ARGV: id, unit, first page, page count (0 for "prepare"), worker, lease (ms), TTL of a final job (s), error of an
---       expired job (JSON), token of this claim: asked again with the same one, a claim that stands is told again
+-- ARGV: id, unit, lane, worker, lease (ms), TTL of a final job (s), error of an expired job (JSON), token of this claim:
+--       asked again with the same one, a claim that stands is told again
+-- With a lane, the unit is the one whose turn it is there: tenants take turns, a page each. The one that was named is
+-- taken if none waits, or without a lane.
 -- Returns {'gone'} no such job or unit; {'final'}; {'held'} by a worker that nobody has found dead; {'done'} every page has an outcome;
---         {'claimed', fence, record, deadline (ms from now), lane, page...}
-local id, unit, now = ARGV[1], ARGV[2], now_ms()
-local member = id .. ' ' .. unit
-whole(3, 0); whole(4, 0, 1000); whole(6, 1); whole(7, 0)
-if not (ARGV[8] and ARGV[9]) then error('arguments are missing') end
-local v = redis.call('HMGET', job_key(id), 'state', 'record', 'deadline')
-if not v[1] then return { 'gone' } end
-if FINAL[v[1]] then return { 'final' } end
-if tonumber(v[3]) <= now then
-  finalise(id, 'expired', ARGV[8], tonumber(ARGV[7]), now)
-  return { 'final' }
+--         {'claimed', fence, record, deadline (ms from now), lane, unit, page...}
+local turn, worker, token, now = ARGV[3], ARGV[4], ARGV[8], now_ms()
+if not token then error('arguments are missing') end
+local lease, ttl = whole(5, 1), whole(6, 0)
+if turn ~= '' then check_lane(turn) end
+
+local function claim(id, unit)
+  local member = id .. ' ' .. unit
+  local v = redis.call('HMGET', job_key(id), 'state', 'record', 'deadline')
+  if not v[1] then return { 'gone' } end
+  if FINAL[v[1]] then return { 'final' } end
+  if tonumber(v[3]) <= now then
+    finalise(id, 'expired', ARGV[7], ttl, now)
+    return { 'final' }
+  end
+  local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
+  if not lane then return { 'gone' } end
+  -- A lease that has lapsed stands until the sweep has counted the death.
+  local held = redis.call('ZSCORE', LEASES, member)
+  if held and redis.call('HGET', spans_key(id), unit .. ':token') ~= token then return { 'held' } end
+  if lane == 'quarantine' and (redis.call('GET', QUARANTINED) or member) ~= member then return { 'held' } end
+  local todo, first, count = {}, pages_of(unit)
+  for page = first or 1, first and first + count - 1 or 0 do
+    if redis.call('HEXISTS', pages_key(id), page) == 0 then todo[#todo + 1] = page end
+  end
+  -- The answer to this very claim was lost on its way.
+  if held then
+    redis.call('ZADD', LEASES, now + lease, member)
+    local standing = tonumber(redis.call('HGET', spans_key(id), unit .. ':fence'))
+    return { 'claimed', standing, v[2], tonumber(v[3]) - now, lane, unit, unpack(todo) }
+  end
+  if #todo == 0 and unit ~= 'prepare' then
+    forget(id, unit)
+    return { 'done' }
+  end
+  -- Written first: a full Redis refuses it, and the claim with it, but nothing after a write that frees memory.
+  local fence = next_fence(id, now)
+  forget(id, unit)
+  if lane == 'quarantine' then redis.call('SET', QUARANTINED, member, 'PX', lease) end
+  redis.call('HSET', spans_key(id), unit .. ':fence', fence, unit .. ':worker', worker, unit .. ':token', token)
+  redis.call('ZADD', LEASES, now + lease, member)
+  if v[1] == 'queued' then
+    redis.call('HSET', job_key(id), 'state', 'running', 'started', now)
+    redis.call('SADD', RUNNING, id)
+    publish_event(id)
+  end
+  return { 'claimed', fence, v[2], tonumber(v[3]) - now, lane, unit, unpack(todo) }
 end
-local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
-if not lane then return { 'gone' } end
--- A lease that has lapsed stands until the sweep has counted the death.
-local held = redis.call('ZSCORE', LEASES, member)
-if held and redis.call('HGET', spans_key(id), unit .. ':token') ~= ARGV[9] then return { 'held' } end
-if lane == 'quarantine' and (redis.call('GET', QUARANTINED) or member) ~= member then return { 'held' } end
-local todo = {}
-for page = tonumber(ARGV[3]), ARGV[3] + ARGV[4] - 1 do
-  if redis.call('HEXISTS', pages_key(id), page) == 0 then todo[#todo + 1] = page end
+
+if turn == '' then return claim(ARGV[1], ARGV[2]) end
+local given = ns .. ':given:' .. token
+local known = redis.call('GET', given)
+if known then
+  local reply = claim(string.match(known, '^(%S+) (.+)$'))
+  if reply[1] == 'claimed' then return reply end
 end
--- The answer to this very claim was lost on its way.
-if held then
-  redis.call('ZADD', LEASES, now + ARGV[6], member)
-  local standing = tonumber(redis.call('HGET', spans_key(id), unit .. ':fence'))
-  return { 'claimed', standing, v[2], tonumber(v[3]) - now, lane, unpack(todo) }
+-- What cannot be claimed does not wait; a script does not go on for long.
+for _ = 1, 100 do
+  local member, tenant = next_in_turn(turn)
+  if not member then break end
+  local id, unit = string.match(member, '^(%S+) (.+)$')
+  local reply = id and claim(id, unit) or { 'gone' }
+  if reply[1] == 'claimed' then
+    redis.call('ZINCRBY', turns_key(turn), math.max(1, #reply - 6), tenant)
+    redis.call('SET', given, member, 'PX', lease)
+    return reply
+  end
+  redis.call('ZREM', waiting_key(turn, tenant), member)
 end
--- How far the lane's queue has come: what was published long before this and is not claimed was lost.
-local published = redis.call('ZSCORE', waiting_key(lane), member)
-if published then
-  local frontier = tonumber(redis.call('HGET', FRONTIER, lane) or 0)
-  redis.call('HSET', FRONTIER, lane, math.max(frontier, tonumber(published)))
-end
-forget(id, unit)
-if #todo == 0 and unit ~= 'prepare' then return { 'done' } end
-if lane == 'quarantine' then redis.call('SET', QUARANTINED, member, 'PX', ARGV[6]) end
-local fence = next_fence(id, now)
-redis.call('HSET', spans_key(id), unit .. ':fence', fence, unit .. ':worker', ARGV[5], unit .. ':token', ARGV[9])
-redis.call('ZADD', LEASES, now + ARGV[6], member)
-if v[1] == 'queued' then
-  redis.call('HSET', job_key(id), 'state', 'running', 'started', now)
-  redis.call('SADD', RUNNING, id)
-  publish_event(id)
-end
-return { 'claimed', fence, v[2], tonumber(v[3]) - now, lane, unpack(todo) }
+return claim(ARGV[1], ARGV[2])

@@ -10,6 +10,7 @@ if not state or FINAL[state] then return 'final' end
 if not holds(id, 'prepare', ARGV[2]) then return 'fenced' end
 remove_unit(id, 'prepare')
 redis.call('HSET', job_key(id), 'pages_total', ARGV[3])
+weigh_again(id, ARGV[3] - 1)
 for i = 5, #ARGV do add_unit(id, ARGV[i], ARGV[4], 0, now) end
 redis.call('EXPIRE', spans_key(id), math.max(1, redis.call('TTL', job_key(id))))
 publish_event(id)

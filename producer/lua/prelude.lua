@@ -8,7 +8,8 @@ local LEASES, ACTIVE, RUNNING = ns .. ':leases', ns .. ':active', ns .. ':runnin
 local TOTALS, GARBAGE, EVENTS = ns .. ':totals', ns .. ':garbage', ns .. ':events'
 local DEAD = ns .. ':dead'
 local OUTBOX, DELIVERIES = ns .. ':outbox', ns .. ':deliveries'
-local FRONTIER, SWEEPS = ns .. ':frontier', ns .. ':sweeps'
+local SWEEPS, PACE = ns .. ':sweeps', ns .. ':pace'
+local LOAD, SHARES, TENANTS = ns .. ':load', ns .. ':shares', ns .. ':tenants'
 local FINAL = { succeeded = true, partial = true, failed = true, cancelled = true, expired = true }
 
 local function job_key(id) return ns .. ':job:' .. id end
@@ -19,7 +20,11 @@ local function delivery_key(id) return ns .. ':delivery:' .. id end
 local function idempotency_key(name) return ns .. ':key:' .. name end
 
 local LANES = { 'interactive', 'bulk', 'quarantine' }
-local function waiting_key(lane) return ns .. ':waiting:' .. lane end
+-- A lane's units wait tenant by tenant. Each tenant that may have some is in the lane's turns, at the number of
+-- pages that it had when its turn comes: it stays until its turn comes and nothing of it waits.
+local function waiting_key(lane, tenant) return ns .. ':waiting:' .. lane .. (tenant == '' and '' or ':' .. tenant) end
+local function turns_key(lane) return ns .. ':turns:' .. lane end
+local function tenant_of(id) return redis.call('HGET', job_key(id), 'tenant') or '' end
 -- Names the one quarantined unit that is being read in the whole pool.
 local QUARANTINED = ns .. ':quarantined'
 
@@ -41,7 +46,9 @@ local function pages_of(unit) return string.match(unit, '^([1-9]%d*)%+([1-9]%d*)
 local function check_units(units, first)
   if #units < first then error('a job has at least one unit') end
   for i = first, #units do
-    if units[i] ~= 'prepare' and not pages_of(units[i]) then error('number ' .. i .. ' must be a unit') end
+    local first_page, count = pages_of(units[i])
+    if units[i] ~= 'prepare' and not first_page then error('number ' .. i .. ' must be a unit') end
+    if first_page then check_whole(count, 'the size of unit ' .. i, 1, 1000) end
   end
 end
 -- A key of the blob store: the sweeper could not delete any other.
@@ -94,15 +101,77 @@ local function bury_unit(id, unit, error, now)
   bury({ kind = 'page', job_id = id, unit = unit, name = record.name, code = error.code, reason = error.message }, now)
 end
 
+-- Who comes anew takes its turn with those whose turn it is, however many wait of theirs.
+local function enter_turns(lane, tenant)
+  if redis.call('ZSCORE', turns_key(lane), tenant) then return end
+  local first = redis.call('ZRANGE', turns_key(lane), 0, 0, 'WITHSCORES')
+  redis.call('ZADD', turns_key(lane), first[2] or 0, tenant)
+end
+
+-- The tenants of which something may wait in the lane. That without a name is looked at in any case.
+local function tenants_in(lane)
+  local found = redis.call('ZRANGE', turns_key(lane), 0, -1)
+  if not redis.call('ZSCORE', turns_key(lane), '') then found[#found + 1] = '' end
+  return found
+end
+
+-- The oldest unit of the tenant whose turn it is, as a member of the sets, and that tenant; nothing if none waits.
+local function next_in_turn(lane)
+  while true do
+    local tenant = redis.call('ZRANGE', turns_key(lane), 0, 0)[1]
+    if not tenant then return end
+    local member = redis.call('ZRANGE', waiting_key(lane, tenant), 0, 0)[1]
+    if member then return member, tenant end
+    redis.call('ZREM', turns_key(lane), tenant)
+  end
+end
+
+-- Quarantined units come one at a time, whoever's they are.
+local function waits_under(id, lane) return lane == 'quarantine' and '' or tenant_of(id) end
+
+local function put_waiting(id, unit, lane, now)
+  local tenant = waits_under(id, lane)
+  redis.call('ZADD', waiting_key(lane, tenant), now, id .. ' ' .. unit)
+  if lane ~= 'quarantine' then enter_turns(lane, tenant) end
+end
+
 local function add_unit(id, unit, lane, deaths, now)
   redis.call('HSET', spans_key(id), unit .. ':lane', lane, unit .. ':deaths', deaths, unit .. ':fence', 0)
-  redis.call('ZADD', waiting_key(lane), now, id .. ' ' .. unit)
+  put_waiting(id, unit, lane, now)
+end
+
+-- What a tenant's unfinished jobs weigh: their number, and their pages without an outcome (1 until they are counted).
+-- The load is at any time the sum of the shares, which tell whose a job was even if its own keys are gone.
+local function share_of(id)
+  local pages, tenant = string.match(redis.call('HGET', SHARES, id) or '', '^(%d+) (.*)$')
+  return tonumber(pages), tenant
+end
+local function weigh(id, tenant, pages)
+  redis.call('HSET', SHARES, id, string.format('%d %s', pages, tenant))
+  redis.call('HINCRBY', LOAD, 'jobs ' .. tenant, 1)
+  redis.call('HINCRBY', LOAD, 'pages ' .. tenant, pages)
+end
+local function weigh_again(id, change)
+  local pages, tenant = share_of(id)
+  if not pages then return end
+  redis.call('HSET', SHARES, id, string.format('%d %s', pages + change, tenant))
+  redis.call('HINCRBY', LOAD, 'pages ' .. tenant, change)
+end
+local function take_off(id)
+  local pages, tenant = share_of(id)
+  if not pages then return end
+  redis.call('HDEL', SHARES, id)
+  redis.call('HINCRBY', LOAD, 'pages ' .. tenant, -pages)
+  if redis.call('HINCRBY', LOAD, 'jobs ' .. tenant, -1) == 0 then
+    redis.call('HDEL', LOAD, 'jobs ' .. tenant, 'pages ' .. tenant)
+  end
 end
 
 -- Takes the unit out of every list. Its lane is still known.
 local function forget(id, unit)
   local member = id .. ' ' .. unit
-  redis.call('ZREM', waiting_key(redis.call('HGET', spans_key(id), unit .. ':lane')), member)
+  local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
+  redis.call('ZREM', waiting_key(lane, waits_under(id, lane)), member)
   redis.call('ZREM', LEASES, member)
   if redis.call('GET', QUARANTINED) == member then redis.call('DEL', QUARANTINED) end
 end
@@ -116,9 +185,9 @@ end
 
 -- The next quarantined unit, if none is being read: {} or {{id, unit, lane}}.
 local function next_quarantined(now)
-  local next = redis.call('ZRANGE', waiting_key('quarantine'), 0, 0)[1]
+  local next = redis.call('ZRANGE', waiting_key('quarantine', ''), 0, 0)[1]
   if not next or redis.call('EXISTS', QUARANTINED) == 1 then return {} end
-  redis.call('ZADD', waiting_key('quarantine'), 'XX', now, next)
+  redis.call('ZADD', waiting_key('quarantine', ''), 'XX', now, next)
   local id, unit = string.match(next, '^(%S+) (.+)$')
   return { { id, unit, 'quarantine' } }
 end
@@ -189,6 +258,7 @@ local function finalise(id, state, error_json, ttl_s, now)
   redis.call('DEL', spans_key(id))
   redis.call('ZREM', ACTIVE, id)
   redis.call('SREM', RUNNING, id)
+  take_off(id)
   redis.call('EXPIRE', key, ttl_s)
   redis.call('EXPIRE', pages_key(id), ttl_s)
   local name = redis.call('HGET', key, 'key')
@@ -209,6 +279,7 @@ local function record_page(id, page, outcome_json, error_json, ttl_s, now)
   local key = job_key(id)
   if redis.call('HSETNX', pages_key(id), page, outcome_json) == 0 then return 'duplicate' end
   redis.call('EXPIRE', pages_key(id), math.max(1, redis.call('TTL', key)))
+  weigh_again(id, -1)
   local failed = error_json ~= ''
   redis.call('HINCRBY', key, failed and 'pages_failed' or 'pages_done', 1)
   redis.call('HINCRBY', TOTALS, failed and 'pages_failed' or 'pages_succeeded', 1)

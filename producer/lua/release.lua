@@ -8,6 +8,6 @@ forget(id, unit)
 redis.call('HSET', spans_key(id), unit .. ':fence', next_fence(id, now))
 if ARGV[4] ~= '1' then return next_quarantined(now) end
 local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
-redis.call('ZADD', waiting_key(lane), now, id .. ' ' .. unit)
+put_waiting(id, unit, lane, now)
 if lane == 'quarantine' then return next_quarantined(now) end
 return { { id, unit, lane } }

@@ -13,7 +13,7 @@ for i = 2, #ARGV, 3 do
       redis.call('HINCRBY', spans_key(id), unit .. ':deaths', -1)
     end
     local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
-    redis.call('ZREM', waiting_key(lane), member)
+    redis.call('ZREM', waiting_key(lane, waits_under(id, lane)), member)
     if lane == 'quarantine' then redis.call('SET', QUARANTINED, member, 'PX', ARGV[1]) end
     out[#out + 1] = 1
   else

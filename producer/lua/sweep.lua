@@ -18,11 +18,12 @@ for _, id in ipairs(due(ACTIVE, now)) do
   if not finalise(id, 'expired', ARGV[4], ttl, now) then
     redis.call('ZREM', ACTIVE, id)
     redis.call('SREM', RUNNING, id)
+    take_off(id)
   end
 end
 
 local function again(id, unit, lane)
-  redis.call('ZADD', waiting_key(lane), now, id .. ' ' .. unit)
+  put_waiting(id, unit, lane, now)
   if lane ~= 'quarantine' then publish[#publish + 1] = { id, unit, lane } end
 end
 
@@ -47,6 +48,8 @@ local function after_death(id, unit, lane, deaths)
       add_unit(id, string.format('%d+1', page), 'quarantine', deaths, now)
     end
   end
+  -- Without its only unit the key was gone, and its TTL with it.
+  redis.call('EXPIRE', spans_key(id), math.max(1, redis.call('TTL', job_key(id))))
 end
 
 -- A time that lies further ahead than anything is set was written before the server's clock stepped back.
@@ -62,7 +65,9 @@ local function read_time(key, field)
   return 0
 end
 no_later_than(LEASES, now + lease)
-for _, lane in ipairs(LANES) do no_later_than(waiting_key(lane), now) end
+for _, lane in ipairs(LANES) do
+  for _, tenant in ipairs(tenants_in(lane)) do no_later_than(waiting_key(lane, tenant), now) end
+end
 
 -- After a time in which nobody swept, Redis was away or every worker was: live holders get one lease to renew in, once.
 local last, patient_until = read_time(SWEEPS, 'last'), read_time(SWEEPS, 'patient_until')
@@ -85,21 +90,58 @@ if now >= patient_until then
   end
 end
 
--- A queue hands out what came first. So a unit that still waits is lost if its queue is empty, or if the queue has
--- come to units that were published much later.
+-- A message brings the unit whose turn it is, whichever it names, so that none is lost with its message: a lane needs as
+-- many messages as units wait. One whose queue is empty is given those of units that have waited long; one that has had
+-- too few for long, the rest.
 for _, lane in ipairs(LANES) do
-  local before = math.min(read_time(FRONTIER, lane), now)
-  if redis.call('LLEN', ARGV[6] .. lane) == 0 then before = now end
-  for _, member in ipairs(due(waiting_key(lane), before - ARGV[2])) do
-    local id, unit = string.match(member, '^(%S+) (.+)$')
-    if not id or redis.call('HEXISTS', spans_key(id), unit .. ':lane') == 0 then
-      redis.call('ZREM', waiting_key(lane), member)
-    elseif lane ~= 'quarantine' then
-      again(id, unit, lane)
+  local messages, waiting, short = redis.call('LLEN', ARGV[6] .. lane), 0, 'short:' .. lane
+  for _, tenant in ipairs(tenants_in(lane)) do
+    local here = waiting_key(lane, tenant)
+    for _, member in ipairs(messages == 0 and due(here, now - ARGV[2]) or {}) do
+      local id, unit = string.match(member, '^(%S+) (.+)$')
+      if not id or redis.call('HEXISTS', spans_key(id), unit .. ':lane') == 0 then
+        redis.call('ZREM', here, member)
+      elseif lane ~= 'quarantine' then
+        again(id, unit, lane)
+      end
+    end
+    local there = redis.call('ZCARD', here)
+    if there > 0 and lane ~= 'quarantine' then enter_turns(lane, tenant) end
+    waiting = waiting + there
+  end
+  if messages == 0 or messages >= waiting or lane == 'quarantine' then
+    redis.call('HDEL', SWEEPS, short)
+  elseif read_time(SWEEPS, short) == 0 then
+    redis.call('HSET', SWEEPS, short, now)
+  elseif read_time(SWEEPS, short) <= now - ARGV[2] then
+    redis.call('HDEL', SWEEPS, short)
+    local missing = math.min(waiting - messages, limit)
+    for _, tenant in ipairs(tenants_in(lane)) do
+      for _, member in ipairs(redis.call('ZRANGE', waiting_key(lane, tenant), 0, missing - 1)) do
+        local id, unit = string.match(member, '^(%S+) (.+)$')
+        if id and missing > 0 then
+          publish[#publish + 1] = { id, unit, lane }
+          missing = missing - 1
+        end
+      end
     end
   end
 end
 if redis.call('LLEN', ARGV[6] .. 'quarantine') == 0 then
   for _, unit in ipairs(next_quarantined(now)) do publish[#publish + 1] = unit end
+end
+
+-- How many pages were read in a second of late, in thousandths, while there were some to read.
+local pace = redis.call('HMGET', PACE, 'pages', 'at', 'busy', 'rate')
+local read = redis.call('HMGET', TOTALS, 'pages_succeeded', 'pages_failed')
+local pages, at = (tonumber(read[1]) or 0) + (tonumber(read[2]) or 0), tonumber(pace[2]) or now
+local busy = redis.call('ZCARD', ACTIVE) > 0 and '1' or '0'
+if not pace[2] or now < at or now - at >= 1000 then
+  if pace[3] == '1' and busy == '1' and now > at then
+    local rate = math.max(0, pages - tonumber(pace[1])) * 1e6 / (now - at)
+    local old = tonumber(pace[4]) or rate
+    redis.call('HSET', PACE, 'rate', math.floor(old + math.min(1, (now - at) / 30000) * (rate - old)))
+  end
+  redis.call('HSET', PACE, 'pages', pages, 'at', now, 'busy', busy)
 end
 return { publish, due(GARBAGE, now), deaths_counted }

@@ -129,8 +129,8 @@ class Pool:
 
     def goes_on(self, timeout_s: float = 60) -> None:
         """Wait until a page more than now is read."""
-        done = self._pages_read()
-        until(lambda: self._pages_read() > done, timeout_s)
+        done = self.pages_read()
+        until(lambda: self.pages_read() > done, timeout_s)
 
     def ends(self, job_id: str, timeout_s: float = 60) -> None:
         """Wait until that job is final."""
@@ -153,7 +153,7 @@ class Pool:
         until(lambda: pid not in self.worker_pids(), 60)
         self.is_whole()
 
-    def _pages_read(self) -> int:
+    def pages_read(self) -> int:
         return int(self.client.hget("chaos:totals", "pages_succeeded") or 0)
 
     def members(self, key: str) -> list[str]:

@@ -20,7 +20,8 @@ from tests.documents import SAMPLES
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 CURL = [line for line in re.findall(r"^\$ (.*)$", README, re.MULTILINE) if line.startswith("curl")]
-JOBS = [line for line in re.findall(r"^\$ (.*)$", README, re.MULTILINE) if re.match(r"(JOB=\$\()?ocrpool (?!up)", line)]
+COMMAND = re.compile(r"((JOB|KEY)=\$\()?ocrpool (?!up)")
+JOBS = [line for line in re.findall(r"^\$ (.*)$", README, re.MULTILINE) if COMMAND.match(line)]
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_python(code: str, env: dict[str, str], folder: Path) -> None:
 
 
 def test_command_line(env: dict[str, str], folder: Path) -> None:
-    assert len(JOBS) == 7
+    assert len(JOBS) == 11
     printed = run(["bash", "-ec", "\n".join(JOBS)], env, folder)
     assert "Skerry Sound Pilot" in printed
     assert (folder / "out" / "report.pdf.json").exists()
@@ -67,7 +68,7 @@ def test_command_line(env: dict[str, str], folder: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl(env: dict[str, str], folder: Path, gateway_url: str, pool: Producer) -> None:
-    assert len(CURL) == 7
+    assert len(CURL) == 8
     job = pool.submit(SAMPLES / "report.pdf")
     job.wait(60)
     script = "\n".join(CURL).replace("http://127.0.0.1:8080", gateway_url)

@@ -231,7 +231,7 @@ def test_the_dead_are_found_by_sweeps_that_are_further_apart_than_a_lease(ledger
 
 
 def test_what_was_written_before_the_clock_stepped_back_is_found(ledger: Ledger) -> None:
-    # Given a held unit, a waiting one and a frontier, all of an hour that is yet to come
+    # Given a held unit and a waiting one, both of an hour that is yet to come
     held, waits = make_job(), make_job()
     for job in (held, waits):
         ledger.accept(job, document_pages=1)
@@ -239,9 +239,8 @@ def test_what_was_written_before_the_clock_stepped_back_is_found(ledger: Ledger)
     hour_ms = 3_600_000
     ledger.redis.zincrby(f"{ledger.namespace}:leases", hour_ms, f"{held.id} 1+1")
     ledger.redis.zincrby(f"{ledger.namespace}:waiting:interactive", hour_ms, f"{waits.id} 1+1")
-    ledger.redis.hincrby(f"{ledger.namespace}:frontier", "interactive", hour_ms)
 
-    # Then a sweep brings all of them back to now: nothing is republished out of time, and the lease ends in time
+    # Then a sweep brings both back to now: nothing is republished out of time, and the lease ends in time
     ledger.redis.lpush("q.interactive", "a message")
     assert ledger.sweep("q.").publish == ()
     lapse(ledger)
@@ -334,20 +333,30 @@ def test_a_message_that_the_broker_lost_is_published_again_once_its_queue_is_emp
     assert ledger.sweep(prefix).publish == ()
 
 
-def test_or_once_the_queue_has_come_to_much_later_messages(ledger: Ledger) -> None:
-    # Given a queue that is never empty, a lost message, and one that was published long after it and is being read
-    lost, later, waiting = make_job(), make_job(), make_job()
-    for job in (lost, later, waiting):
-        ledger.accept(job, document_pages=1)
+def test_or_once_the_queue_has_long_had_fewer_messages_than_units(ledger: Ledger) -> None:
+    # Given a queue that is never empty, and three units for one message
+    jobs = [make_job() for _ in range(3)]
+    for job in jobs:
+        ledger.accept(job, 1)
     prefix = f"{ledger.namespace}."
-    ledger.redis.rpush(f"{prefix}interactive", "the message of the last job")
-    published_at(ledger, lost, "1+1", 1)
+    ledger.redis.rpush(f"{prefix}interactive", "the message of one of them")
     assert ledger.sweep(prefix).publish == ()
 
-    claimed(ledger, later, "1+1")
+    ledger.redis.hincrby(f"{ledger.namespace}:sweeps", "short:interactive", -round(1000 * ledger.settings.lease_s))
 
-    assert ledger.sweep(prefix).publish == ((lost.id, "1+1", "interactive"),)
+    assert len(ledger.sweep(prefix).publish) == 2
+    assert ledger.sweep(prefix).publish == ()
     ledger.redis.delete(f"{prefix}interactive")
+
+
+def test_a_message_that_is_lost_costs_no_unit_its_place(ledger: Ledger) -> None:
+    lost, later = make_job(), make_job()
+    for job in (lost, later):
+        ledger.accept(job, 1)
+        published_at(ledger, job, "1+1", 1 if job is lost else 2)
+    claim = ledger.claim(later.id, "1+1", "gpu0", turn=Lane.INTERACTIVE)
+    assert isinstance(claim, Claim)
+    assert claim.job == lost
 
 
 def test_a_released_unit_goes_back_without_a_death(ledger: Ledger) -> None:

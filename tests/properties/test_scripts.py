@@ -18,6 +18,7 @@ import producer
 from producer.errors import Unavailable
 from producer.job import JobState, Lane
 from producer.ledger import Claim, Ledger
+from producer.limits import COUNTED
 from producer.outbox import Outbox
 from producer.settings import Settings
 from tests.conftest import assert_every_key_is_owned
@@ -58,6 +59,7 @@ def admission(**changed: object) -> str:
     """What `accept` is asked, of the right form but for what is `changed`."""
     form = {"id": "new", "record": "{}", "blob": "blob", "max_unfinished": 9, "deadline_ms": 9, "ttl_s": 9}
     form |= {"lane": "interactive", "pages_total": 1, "key": "", "fingerprint": "", "webhook": "", "units": ["1+1"]}
+    form |= {"tenant": "", "size_bytes": 9, "limits": {name: 0 for name in COUNTED}}
     return json.dumps(form | changed)
 
 
@@ -102,8 +104,11 @@ def test_no_admission_breaks_the_ledger(fuzzed: Ledger) -> None:
         ("accept", [admission(units=None)]),
         ("accept", [admission(key=None)]),
         ("accept", [admission(record="[")]),
-        ("claim", [JOB, "3+1", "3", "1e12", "gpu1", "9000", "9", "{}", "token"]),
-        ("claim", [JOB, "3+1", "3", "1", "gpu1", "soon", "9", "{}", "token"]),
+        ("accept", [admission(units=["1+99999999"])]),
+        ("accept", [admission(tenant="two words")]),
+        ("accept", [admission(limits={})]),
+        ("claim", [JOB, "3+1", "express", "gpu1", "9000", "9", "{}", "token"]),
+        ("claim", [JOB, "3+1", "interactive", "gpu1", "soon", "9", "{}", "token"]),
         ("expect_blob", ["blob", "inf"]),
         ("finish_job", [JOB, "running", "{}", "9", ""]),
         ("finish_job", [JOB, "failed", "{}", "soon", ""]),

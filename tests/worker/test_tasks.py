@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from producer.errors import Unavailable
-from producer.job import JobState
+from producer.job import JobState, Lane
 from producer.ledger import Claim, Ledger, Refusal
 from tests.producer.test_ledger import claimed, make_job, page_read
 from worker import tasks
@@ -83,7 +83,7 @@ def test_a_connection_that_breaks_costs_no_claim(ledger: Ledger, after: bool) ->
     job = make_job()
     ledger.accept(job, document_pages=2)
     flaky = SimpleNamespace(claim=away(7, ledger.claim, after=after))
-    claim = tasks._claim(station(flaky, Stopping(after=100), ledger), job.id, "1+2")
+    claim = tasks._claim(station(flaky, Stopping(after=100), ledger), job.id, "1+2", Lane.INTERACTIVE)
     assert isinstance(claim, Claim)
     assert claim.pages == (1, 2)
     assert isinstance(ledger.finish_page(claim, page_read(1)), JobState)
@@ -94,5 +94,5 @@ def test_a_worker_that_stops_leaves_its_message_to_the_sweeper(ledger: Ledger) -
     job = make_job()
     ledger.accept(job, document_pages=1)
     flaky = SimpleNamespace(claim=away(1000, ledger.claim))
-    assert tasks._claim(station(flaky, Stopping(after=9), ledger), job.id, "1+1") is None
+    assert tasks._claim(station(flaky, Stopping(after=9), ledger), job.id, "1+1", Lane.INTERACTIVE) is None
     assert ledger.backlog()["waiting_interactive"] == 1

@@ -78,7 +78,7 @@ class CountingProducer(Producer):
     """Counts how often a job's status is read."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+        super().__init__(settings, tenant="")
         self.reads = 0
 
     def status(self, job_id: str) -> JobStatus:
