@@ -42,9 +42,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The clients need httpx, which nothing else here does."""
+    """The clients: they need httpx, which nothing else here does."""
     if name not in ("AsyncClient", "Client"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from producer import client
-
+    try:
+        from producer import client
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{name} needs httpx: pip install 'ocrpool[client]'.") from error
     return getattr(client, name)
