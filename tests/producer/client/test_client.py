@@ -15,10 +15,11 @@ from typing import Any, cast
 import pytest
 
 from producer import AsyncClient, Client, OcrpoolError, Producer, Settings
+from producer.api_keys import ApiKeys
 from producer.client import Outcome
 from producer.client.calls import Source
 from producer.client.steps import FIRST_S, JITTER
-from producer.errors import CorruptDocument, NotFinished, QueueFull, TooLarge, Unauthorized, Unavailable
+from producer.errors import CorruptDocument, NotFinished, NotFound, QueueFull, TooLarge, Unauthorized, Unavailable
 from producer.job import JobState
 from producer.ledger import Ledger
 from producer.processes import free_port
@@ -96,6 +97,19 @@ def test_what_does_not_pass_is_asked_once(answer: Callable[[Asked], Any], error:
         with pytest.raises(error):
             client.submit(PNG)
         assert len(site.asked) == 1
+
+
+def test_a_key_opens_its_tenants_jobs_alone(settings: Settings, ledger: Ledger) -> None:
+    _, key = ApiKeys(ledger).create("a", "acme")
+    _, others = ApiKeys(ledger).create("b", "other")
+    with Served(settings.model_copy(update={"api_keys": "on"})) as served:
+        with Client(served.url, key) as client:
+            job = client.submit(PNG)
+            assert job.status().state is JobState.QUEUED
+        with Client(served.url, others) as client, pytest.raises(NotFound):
+            client.status(job.id)
+        with Client(served.url) as client, pytest.raises(Unauthorized, match="API key"):
+            client.status(job.id)
 
 
 class Cutting(Producer):
