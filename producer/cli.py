@@ -83,6 +83,7 @@ PdfText = Annotated[
     typer.Option("--pdf-text", help="A PDF page's own text: no use, the result where sound, or compared with it."),
 ]
 
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Read it anew, even if the same was read a while ago.")]
 Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Write a file for each document into this folder.", show_default=False),
@@ -130,11 +131,14 @@ def read(
     orientation: Orientation = False,
     min_score: MinScore = 0.5,
     pages: PageRanges = "",
+    no_cache: NoCache = False,
     pdf_text: PdfText = "ocr",
     embedded: Alone = False,
 ) -> None:
     """Read documents and print their text. Uses the running pool, or starts one for as long as it takes."""
-    options = ReadOptions(orientation=orientation, min_score=min_score, pages=pages, pdf_text=pdf_text)
+    options = ReadOptions(
+        orientation=orientation, min_score=min_score, pages=pages, pdf_text=pdf_text, cache=not no_cache
+    )
     # Before a pool is started for nothing.
     for file in files:
         if not file.is_file():
@@ -295,6 +299,7 @@ def submit(
     orientation: Orientation = False,
     min_score: MinScore = 0.5,
     pages: PageRanges = "",
+    no_cache: NoCache = False,
     pdf_text: PdfText = "ocr",
     lane: Annotated[Lane, typer.Option(help="interactive or bulk.")] = Lane.INTERACTIVE,
     deadline_s: Deadline = None,
@@ -309,6 +314,7 @@ def submit(
         pdf_text=pdf_text,
         lane=lane,
         deadline_s=deadline_s,
+        cache=not no_cache,
     )
     with running_pool() as producer:
         for file in files:

@@ -46,5 +46,5 @@ class IdempotencyKey:
         else:
             digest = hashlib.file_digest(source, "sha256")  # type: ignore[arg-type]  # reading is all that it does
             source.seek(0)
-        digest.update(f"\0{name}\0{options.model_dump_json()}".encode())
+        digest.update(f"\0{name}\0{options.model_dump_json(exclude={'cache'})}".encode())
         return cls(named(key, tenant), digest.hexdigest())

@@ -100,6 +100,10 @@ class ReadOptions(Contract):
         "verify: it is compared with what is read.",
     )
 
+    cache: bool = Field(
+        True, description="Whether what was read of the same document or page a while ago will do, or all is read anew."
+    )
+
     def spans(self, document_pages: int, span_pages: int) -> list[Span]:
         """What is read of a document with so many pages, in spans of at most `span_pages`.
 
@@ -254,6 +258,8 @@ class PageResult(Contract):
     text_doubt: TextDoubt = ""
     #: With `pdf_text=verify`, how far the page's own text is what was read: 0 to 1. None: it has none.
     text_agreement: float | None = Field(None, ge=0.0, le=1.0)
+    #: Whether it was read for an earlier job, or for another at the same time; the timings are this job's own.
+    cached: bool = False
     timings: Timings
 
 
@@ -278,6 +284,8 @@ class JobStatus(Contract):
     pages_total: int | None = None
     pages_done: int = 0
     pages_failed: int = 0
+    #: Whether its pages are those of another job with the same document.
+    cached: bool = False
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None

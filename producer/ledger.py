@@ -7,6 +7,11 @@ Keys, below the namespace:
     outcomes:<id> set    blobs that hold outcomes too large for Redis    TTL
     spans:<id>   hash    unit -> fence, lane, deaths, worker             TTL, deleted when the job ends
     key:<digest> hash    an idempotency key -> its job and request       TTL, that of the job
+    known:<d.>:<r.> string  a document, read in that manner -> its job   TTL
+    pixels:<dig.> string a page's pixels -> the job and page of them     TTL
+    leader:<d.>:<l.> string a document -> the job that is being read     TTL, that of the job, deleted when it ends
+    followers:<id> set   jobs that wait for that one's pages             TTL, deleted when that job ends
+    readers      hash    worker -> until when, and how it reads          TTL
     busy:<dig.>  string  a request under that key is coming in           TTL
     worker:<n>   string  a live worker's own description                 TTL
     sweeping     string  somebody sweeps in this interval                TTL
@@ -127,6 +132,18 @@ class AcceptedBefore(Exception):
     def __init__(self, job_id: str) -> None:
         super().__init__(job_id)
         self.job_id = job_id
+
+
+class Lapsed(Exception):
+    """The pages that were known are so no longer."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A final job that has the pages of another's document, and where that lies."""
+
+    job_id: str
+    blob: str
 
 
 class Refusal(StrEnum):
@@ -271,8 +288,28 @@ class Ledger:
         """
         self._run("expect_blob", blob, _ms(ORPHAN_S))
 
-    def accept(self, job: Job, document_pages: int | None, key: IdempotencyKey | None = None) -> list[Unit]:
+    def recall(self, document: str) -> Known | None:
+        """The job whose pages a document with this digest is given, if the pool's workers would read it alike."""
+        found = self._run("recall", document)
+        return Known(*(field.decode() for field in found)) if found else None
+
+    def recall_page(self, pixels: str) -> bytes | None:
+        """The outcome (JSON) of a page with this digest of its pixels."""
+        return cast("bytes | None", self._run("recall_page", pixels))
+
+    def accept(
+        self,
+        job: Job,
+        document_pages: int | None,
+        key: IdempotencyKey | None = None,
+        *,
+        document: str = "",
+        known: Known | None = None,
+    ) -> list[Unit]:
         """Record the job, and return the units to publish. A key is known for as long as its job is.
+
+        With the digest of its `document` (`producer.caching`) its pages may be given to later jobs. It follows one that
+        is being read, unless its options say otherwise, and is final at once with the pages of a `known` one.
 
         Raises:
             InvalidRequest: the document has none of the pages that were asked for.
@@ -304,13 +341,19 @@ class Ledger:
                     "fingerprint": key.fingerprint if key else "",
                     "webhook": job.options.webhook_url or "",
                     "units": units,
+                    "document": document,
+                    "source": known.job_id if known else "",
+                    "follows": job.options.cache,
+                    "known_s": int(self.settings.cache_ttl_s),
+                    "known_bytes": self.settings.cache_max_bytes,
+                    "result_ttl_s": int(self.settings.result_ttl_s),
                     "tenant": job.tenant,
                     "size_bytes": job.size_bytes,
                     "limits": Limits.of_all(self.settings).model_dump(),
                 }
             ),
         )
-        if lost and verdict[0] == b"accepted":
+        if lost and verdict[0] in (b"accepted", b"follows", b"final"):
             self._end(job.id, JobState.CANCELLED, _CANCELLED)
             self._forget(key)
         if lost:
@@ -334,7 +377,9 @@ class Ledger:
                 raise TooLarge(
                     f"{limit.decode()}: the document has {job.size_bytes:,} bytes; at most {int(most):,} are read."
                 )
-            case [b"exists"]:
+            case [b"lapsed"]:
+                raise Lapsed
+            case [b"exists" | b"final" | b"follows"]:
                 return []
         return [(job.id, unit, job.options.lane.value) for unit in units]
 
@@ -494,8 +539,13 @@ class Ledger:
         """Give the claim back, to be done `again` or not. Returns the units to publish."""
         return _units(self._run("release", claim.job.id, claim.unit, claim.fence, "1" if again else "0"))
 
-    def finish_page(self, claim: Claim, outcome: PageResult | PageFailure) -> JobState | Refusal:
+    def finish_page(
+        self, claim: Claim, outcome: PageResult | PageFailure, *, reader: str = "", pixels: str = ""
+    ) -> JobState | Refusal:
         """Write one page's outcome, once; the job's last page makes the job final. Returns the job's state.
+
+        Later jobs may be given it if it is said how it was read (`announce`), and one with the same `pixels`, their
+        digest, this page.
 
         Raises:
             Unavailable: Redis cannot be reached, or the blob store, where the outcome is larger than
@@ -523,6 +573,9 @@ class Ledger:
             error,
             int(self.settings.result_ttl_s),
             blob,
+            reader,
+            pixels,
+            max(1, int(self.settings.cache_ttl_s)),
         ).decode()
         return Refusal(verdict) if verdict in tuple(Refusal) else JobState(verdict)
 
@@ -601,7 +654,8 @@ class Ledger:
 
     def totals(self) -> dict[str, int]:
         """Counters since the namespace began: `jobs_<state>`, `jobs_accepted`, `pages_succeeded`, `pages_failed`,
-        `dead_letters`, `webhooks_delivered`, `webhooks_failed`."""
+        `dead_letters`, `webhooks_delivered`, `webhooks_failed`, and of the cache
+        `documents_hit`, `_missed`, `_joined`, `_parted` and `cached_bytes`."""
         with reachable():
             found = cast(dict[bytes, bytes], self.redis.hgetall(f"{self.namespace}:totals"))
         return {name.decode(): int(count) for name, count in found.items()}
@@ -623,13 +677,18 @@ class Ledger:
                 pipe.llen(queue)
             return sum(pipe.execute())
 
-    def announce(self, worker: str, description: Mapping[str, object]) -> None:
-        """Say that the worker lives and is ready; forgotten after three missed renewals."""
+    def announce(self, worker: str, description: Mapping[str, object], reader: str = "") -> None:
+        """Say that the worker lives and is ready; forgotten after three missed renewals.
+
+        `reader` is the same for workers that read every page alike: a hexadecimal digest of how.
+        """
         ttl_ms = _ms(3 * self.settings.lease_renew_s)
+        self._run("reader", worker, reader, ttl_ms)
         self._run("note", f"worker:{worker}", json.dumps(dict(description)), ttl_ms, "0")
 
     def withdraw(self, worker: str) -> None:
         """Say that the worker is leaving."""
+        self._run("reader", worker, "", 1)
         with reachable():
             self.redis.delete(f"{self.namespace}:worker:{worker}")
 
@@ -663,6 +722,7 @@ def _status(job_id: str, job: Mapping[bytes, bytes]) -> JobStatus:
         pages_total=_number(job, b"pages_total", int),
         pages_done=int(job[b"pages_done"]),
         pages_failed=int(job[b"pages_failed"]),
+        cached=b"cached" in job,
         created_at=int(job[b"created"]) / 1000,
         started_at=_number(job, b"started", _seconds),
         finished_at=_number(job, b"finished", _seconds),

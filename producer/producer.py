@@ -6,6 +6,7 @@ import io
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
 from producer.blobs import BlobStore, open_store
+from producer.caching import document_digest
 from producer.errors import (
     IdempotencyMismatch,
     InvalidRequest,
@@ -28,7 +30,7 @@ from producer.following import follow
 from producer.formats import Format
 from producer.idempotency import IdempotencyKey
 from producer.job import Job, JobResult, JobStatus, ReadOptions, Tenant, new_job_id
-from producer.ledger import AcceptedBefore, Ledger
+from producer.ledger import AcceptedBefore, Known, Lapsed, Ledger
 from producer.media import SNIFF_BYTES, sniff
 from producer.queue import Publisher
 from producer.results import Results, Saves
@@ -151,6 +153,7 @@ class Producer:
                 f"The document has {size_bytes:,} bytes; at most {self.settings.max_document_bytes:,} are read."
             )
         key = None if idempotency_key is None else IdempotencyKey.of(idempotency_key, source, name, options, tenant)
+        document = document_digest(source, options, tenant) if self.settings.cache_ttl_s else ""
         job_id = new_job_id()
         job = Job(
             id=job_id,
@@ -161,11 +164,17 @@ class Producer:
             options=options,
             tenant=tenant,
         )
+        known = self.ledger.recall(document) if document and options.cache else None
+        if known is not None:
+            with suppress(Lapsed):
+                return self._submit_known(job, known, document, key)
         # Whatever ends this process before the job is accepted, the sweeper finds the blob.
         self.ledger.expect_blob(job.blob)
         self.blobs.put(job.blob, source)
         try:
-            units = self.ledger.accept(job, document_pages=1 if media_type.single_page else None, key=key)
+            units = self.ledger.accept(
+                job, document_pages=1 if media_type.single_page else None, key=key, document=document
+            )
         except AcceptedBefore as before:
             self._drop_blob(job.blob)
             return JobHandle(self, before.job_id, replayed=True)
@@ -175,6 +184,19 @@ class Producer:
             raise
         self._publisher.publish(units)
         return JobHandle(self, job_id)
+
+    def _submit_known(self, job: Job, known: Known, document: str, key: IdempotencyKey | None) -> JobHandle:
+        """Its document lies where that of the known job does, which stays as long as either.
+
+        Raises:
+            Lapsed: the job is known no longer.
+        """
+        job = job.model_copy(update={"blob": known.blob})
+        try:
+            self.ledger.accept(job, 1 if job.media_type.single_page else None, key=key, document=document, known=known)
+        except AcceptedBefore as before:
+            return JobHandle(self, before.job_id, replayed=True)
+        return JobHandle(self, job.id)
 
     def _drop_blob(self, blob: str) -> None:
         self.blobs.delete(blob)

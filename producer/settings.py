@@ -238,6 +238,17 @@ class Settings(BaseSettings):
         15, ge=0, le=90, description="Part of Redis' `maxmemory` that is kept for accepted jobs: new ones are refused."
     )
 
+    # Cache
+    cache_ttl_s: float = Field(
+        300,
+        ge=0,
+        le=86_400,
+        description="What was read is given again for this long to the same document or page; 0: everything is read.",
+    )
+    cache_max_bytes: int = Field(
+        1_000_000, ge=0, description="Largest result, of a page and of a whole document, that is given again."
+    )
+
     # Ledger
     durable: bool = Field(
         False, description="Accept a job only once Redis has it on its disk (WAITAOF; Redis 7.2 with `appendonly yes`)."

@@ -36,7 +36,8 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def settings(redis_url: str, tmp_path: Path) -> Settings:
-    return Settings(redis_url=redis_url, namespace=f"t{uuid.uuid4().hex[:12]}", data_dir=tmp_path)
+    """Without the cache: tests hand in one document many times, to have it read as often."""
+    return Settings(redis_url=redis_url, namespace=f"t{uuid.uuid4().hex[:12]}", data_dir=tmp_path, cache_ttl_s=0)
 
 
 #: Keys that live without a TTL because something else removes their members: see `producer.ledger`.
@@ -113,7 +114,8 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Serve
 @pytest.fixture(scope="session")
 def pool(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Producer]:
     """A producer in front of one real worker with the real models, for the whole run."""
-    settings = Settings(redis_url=redis_url, namespace="pool", data_dir=tmp_path_factory.mktemp("pool"))
+    folder = tmp_path_factory.mktemp("pool")
+    settings = Settings(redis_url=redis_url, namespace="pool", data_dir=folder, cache_ttl_s=0)
     with Embedded(settings) as parts, Producer(settings) as producer:
         parts.start_workers(1)
         yield producer

@@ -25,6 +25,7 @@ LAYERS = [
         "exporting",
         "media",
         "blobs",
+        "caching",
         "s3",
         "outcomes",
         "fetching",

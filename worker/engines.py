@@ -45,6 +45,10 @@ CARD_ROOM_BYTES = 2_000_000_000
 class Passage(Protocol):
     """One page on its way through an engine."""
 
+    def step_aside(self) -> None:
+        """Say that the page may come to no batch, so that none waits for it. It may be read all the same."""
+        ...
+
     def read(self, page: int, raster: Raster, rasterise_ms: float) -> PageResult:
         """The page's text. Blocks until its batches are through.
 
@@ -223,6 +227,10 @@ class _PpOcrPassage:
     at_detector: Callable[[], None]
     at_turner: Callable[[], None]
     at_recogniser: Callable[[], None]
+
+    def step_aside(self) -> None:
+        for has_come in (self.at_detector, self.at_turner, self.at_recogniser):
+            has_come()
 
     def read(self, page: int, raster: Raster, rasterise_ms: float) -> PageResult:
         started = time.perf_counter()

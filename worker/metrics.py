@@ -9,6 +9,12 @@ from worker.records import BatchRecord
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 PAGES = Counter("ocrpool_worker_pages", "Pages whose outcome this worker wrote.", ["outcome"])
+CACHE_PAGES = Counter(
+    "ocrpool_worker_cache_pages",
+    "Pages that were looked up by their pixels: hit, joined another page with the same ones, or missed.",
+    ["outcome"],
+)
+CACHE_BYTES = Counter("ocrpool_worker_cache_bytes", "Pixels of pages that were not read, as others had the same.")
 PAGE_SOURCES = Counter("ocrpool_worker_page_sources", "Pages that were read, by where their text is from.", ["source"])
 PAGES_IN_FLIGHT = Gauge("ocrpool_worker_pages_in_flight", "Pages that this worker is reading.")
 STAGE_SECONDS = Histogram(

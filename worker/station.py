@@ -28,6 +28,7 @@ from worker.engines import Engine, PpOcr
 from worker.health import HealthServer
 from worker.intake import Intake
 from worker.leases import LeaseKeeper
+from worker.page_cache import PageCache, manner
 from worker.rasterise import Rasteriser, Rasters
 from worker.sweeper import Sweeper
 from worker.turns import Turns
@@ -64,6 +65,8 @@ class Station:
         self.engine: Engine = engine or PpOcr(settings)
         #: What pages are read with: the rasteriser, or what stands before it.
         self.rasters: Rasters = self._rasters()
+        self._reader = manner(self.engine, settings)
+        self.page_cache = PageCache(self.ledger, settings, self._reader)
         self.in_flight = in_flight(settings, on_card=self.engine.on_card)
         self.pages = Turns(self.in_flight.pages)
         #: Who reads beside whom: what ends this process counts a death for all that it holds.
@@ -193,4 +196,5 @@ class Station:
             self._prompt_ledger.announce(
                 self.name,
                 {**description, "engine": self.engine.name, "model": self.engine.model, "pages": self.in_flight.pages},
+                self._reader,
             )

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -33,6 +34,7 @@ from worker import metrics
 from worker.device import DeviceFailed
 from worker.leases import Lease
 from worker.own_text import OwnText
+from worker.page_cache import Read
 from worker.station import Station
 
 log = structlog.get_logger(__name__)
@@ -157,11 +159,13 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
     """One page from its document's bytes to its outcome in the ledger. False if it must be read again."""
     job = lease.claim.job
     outcome: PageResult | PageFailure
+    pixels = ""
     if lease.lost.is_set():
         return True
     try:
         with metrics.PAGES_IN_FLIGHT.track_inprogress():
-            outcome = _read(station, lease, document, page, deadline)
+            read = _read(station, lease, document, page, deadline)
+            outcome, pixels = read.result, read.pixels
     except JobEnded:
         return True  # The ledger has ended the job, or the sweeper is about to.
     except DeviceFailed:
@@ -174,29 +178,42 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
     except Exception:
         log.exception("page.failed", job_id=job.id, page=page)
         outcome = _failure(page, Internal("The page failed inside the pool."))
-    return _finish(station, lease, outcome)
+    return _finish(station, lease, outcome, pixels)
 
 
-def _read(station: Station, lease: Lease, document: Path, page: int, deadline: float) -> PageResult:
+def _read(station: Station, lease: Lease, document: Path, page: int, deadline: float) -> Read:
     """From the page's own text where that is asked for and sound, from its picture everywhere else."""
     job, started = lease.claim.job, time.perf_counter()
     own = None
     if job.options.pdf_text != "ocr" and job.media_type is MediaType.PDF:
         own = OwnText.of(station.rasteriser, document, page)
         if job.options.pdf_text == "auto" and not own.doubt:
-            return own.as_page(page, 1000 * (time.perf_counter() - started))
+            return Read(own.as_page(page, 1000 * (time.perf_counter() - started)))
     # Announced no sooner: batches wait for the pages that are on their way to them.
     with (
         station.engine.passage(job.options, deadline, lease.lost.is_set) as passage,
         station.rasters.page(document, job.media_type, page) as raster,
     ):
-        read = passage.read(page, raster, 1000 * (time.perf_counter() - started))
-    return own.beside(read, compare=job.options.pdf_text == "verify") if own else read
+        read = station.page_cache.read(
+            job,
+            page,
+            raster,
+            passage,
+            1000 * (time.perf_counter() - started),
+            deadline=deadline,
+            cancelled=lease.lost.is_set,
+        )
+    if own is None:
+        return read
+    return replace(read, result=own.beside(read.result, compare=job.options.pdf_text == "verify"))
 
 
-def _finish(station: Station, lease: Lease, outcome: PageResult | PageFailure) -> bool:
-    """Write the outcome. False if the page must be read again, by another worker."""
-    verdict = _patiently(station, lease, partial(station.ledger.finish_page, lease.claim, outcome))
+def _finish(station: Station, lease: Lease, outcome: PageResult | PageFailure, pixels: str = "") -> bool:
+    """Write the outcome, for pages with the same `pixels`, too. False if the page must be read again, by another
+    worker."""
+    reader = station.page_cache.reader
+    write = partial(station.ledger.finish_page, lease.claim, outcome, reader=reader, pixels=pixels)
+    verdict = _patiently(station, lease, write)
     if isinstance(verdict, JobState):
         _count(outcome)
     if verdict in (Refusal.FENCED, Refusal.FINAL) or (isinstance(verdict, JobState) and verdict.final):
@@ -236,7 +253,7 @@ def _count(outcome: PageResult | PageFailure) -> None:
     if outcome.source == "pdf":
         metrics.STAGE_SECONDS.labels("text").observe(outcome.timings.rasterise_ms / 1000)
         return
-    for stage in ("rasterise", "detect", "recognise"):
+    for stage in ("rasterise",) if outcome.cached else ("rasterise", "detect", "recognise"):
         metrics.STAGE_SECONDS.labels(stage).observe(getattr(outcome.timings, f"{stage}_ms") / 1000)
 
 

@@ -9,7 +9,7 @@ import time
 from asyncio import timeout
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, Protocol
 
 from pydantic import Field, ValidationError
@@ -111,9 +111,27 @@ class JsonUpload:
         return nullcontext(Document(source, asked.name, asked.options))
 
 
+@dataclass(frozen=True)
+class FreshUpload:
+    """One that is to be read anew, whatever its options say."""
+
+    upload: Upload
+
+    @contextmanager
+    def opened(self) -> Iterator[Document]:
+        with self.upload.opened() as document:
+            yield replace(document, options=document.options.model_copy(update={"cache": False}))
+
+
+def _asks_for_fresh(request: Request) -> bool:
+    directives = request.headers.get("cache-control", "").lower().split(",")
+    return any(directive.partition("=")[0].strip() in ("no-cache", "no-store") for directive in directives)
+
+
 @asynccontextmanager
 async def received(request: Request, settings: Settings, *, json_too: bool = True) -> AsyncIterator[Upload]:
-    """The request's body, once all of it has come; valid inside the context.
+    """The request's body, once all of it has come; valid inside the context. `Cache-Control: no-cache` is one of its
+    options.
 
     Raises:
         InvalidRequest: the form is not of the documented shape; the sentence names the field.
@@ -125,7 +143,7 @@ async def received(request: Request, settings: Settings, *, json_too: bool = Tru
     async with AsyncExitStack() as held:
         with _room():
             upload = await held.enter_async_context(_receive(request, settings, json_too))
-        yield upload
+        yield FreshUpload(upload) if _asks_for_fresh(request) else upload
 
 
 @contextmanager

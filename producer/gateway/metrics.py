@@ -58,6 +58,17 @@ class PoolCollector(Collector):
         for outcome in ("succeeded", "failed"):
             pages.add_metric([outcome], totals.get(f"pages_{outcome}", 0))
         yield pages
+        cache = CounterMetricFamily(
+            "ocrpool_cache_documents",
+            "Documents by what the cache had for them: hit, missed, joined one that was being read, or parted from it.",
+            labels=["outcome"],
+        )
+        for outcome in ("hit", "missed", "joined", "parted"):
+            cache.add_metric([outcome], totals.get(f"documents_{outcome}", 0))
+        yield cache
+        yield CounterMetricFamily(
+            "ocrpool_cache_bytes", "Results that were given from the cache.", value=totals.get("cached_bytes", 0)
+        )
         depth = GaugeMetricFamily("ocrpool_queue_depth", "Messages that wait in a lane's queue.", labels=["lane"])
         for lane in Lane:
             depth.add_metric([lane.value], backlog[f"queue_{lane.value}"])

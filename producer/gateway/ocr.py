@@ -79,7 +79,8 @@ async def read(request: Request, gateway: TheGateway) -> Response:
     location = job_path(status.id)
     limit_s = gateway.settings.max_wait_s
     try:
-        status = await gateway.wait(status.id, limit_s)
+        if not status.final:  # as one is that the cache has
+            status = await gateway.wait(status.id, limit_s)
         if status.final:
             return await gateway.producer.call(partial(_answer, gateway, status.id))
     except OcrpoolError as error:

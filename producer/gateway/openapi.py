@@ -20,6 +20,7 @@ STATUS_EXAMPLE: dict[str, Any] = {
     "pages_total": 20,
     "pages_done": 7,
     "pages_failed": 0,
+    "cached": False,
     "created_at": 1767225600.0,
     "started_at": 1767225600.02,
     "finished_at": None,
@@ -53,6 +54,7 @@ RESULT_EXAMPLE: dict[str, Any] = {
             "source": "ocr",
             "text_doubt": "",
             "text_agreement": None,
+            "cached": False,
             "timings": {"rasterise_ms": 7.1, "detect_ms": 48.0, "recognise_ms": 95.5},
         }
     ],

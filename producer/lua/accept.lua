@@ -1,8 +1,12 @@
 -- Records a new job, unless the pool is full or has it already. Its units, when its pages are known, or "prepare".
 -- ARGV: the admission (JSON): id, record (JSON text), blob, max_unfinished, deadline_ms (from now), ttl_s (of an
 --       unfinished job), lane, pages_total or null, key (idempotency key or ''), fingerprint (of the request), webhook
---       (URL or ''), units, tenant, size_bytes, limits (of a tenant that has none of its own; see `producer.limits`).
--- Returns {'accepted'}, {'exists'}, {'same', id} where the key has brought a job, {'mismatch'} where it has brought one
+--       (URL or ''), units, tenant, size_bytes, limits (of a tenant that has none of its own; see `producer.limits`),
+--       document (digest for the cache, or ''), source (final job that has its pages, or ''), follows (whether it may
+--       wait for another job with this document), known_s and known_bytes (how long, and up to which size, its own
+--       pages are given to others), result_ttl_s.
+-- Returns {'accepted'}, {'final'} with the pages of `source`, {'follows'}, {'lapsed'} where `source` has them no more,
+-- {'exists'}, {'same', id} where the key has brought a job, {'mismatch'} where it has brought one
 -- for another request; or, with the seconds after which it may be tried again (0: unknown), {'full', seconds} where the
 -- pool is full, {'quota', seconds, limit, most} where the tenant has used up what it may have, {'large', 0, limit, most}
 -- where no document of it may be so large.
@@ -24,6 +28,8 @@ check_lane(lane)
 local total = asked.pages_total ~= cjson.null and number('pages_total', 1)
 if type(asked.units) ~= 'table' then error('units must be a list') end
 check_units(asked.units, 1)
+local document, source, follows = text('document'), text('source'), asked.follows
+local known_s, known_bytes, result_ttl = number('known_s', 0), number('known_bytes', 0), number('result_ttl_s', 0)
 local tenant, size = text('tenant'), number('size_bytes', 0)
 if not string.match(tenant, '^[%w_.-]*$') then error('a tenant is one word') end
 if type(asked.limits) ~= 'table' then error('limits must be an object') end
@@ -41,6 +47,7 @@ if key ~= '' then
   if known[1] and known[2] ~= fingerprint then return { 'mismatch' } end
   if known[1] then return { 'same', known[1] } end
 end
+if source ~= '' and not is_known(source, document) then return { 'lapsed' } end
 local load = redis.call('HMGET', LOAD, 'jobs ' .. tenant, 'pages ' .. tenant)
 local jobs, pages = tonumber(load[1]) or 0, tonumber(load[2]) or 0
 
@@ -73,14 +80,15 @@ if most_requests > 0 then
   if early > 0 then return quota(math.ceil(early / 1000), 'max_requests_per_s', most_requests) end
 end
 local wanted = total or 1
-if most_jobs > 0 and jobs >= most_jobs then
+-- What is known is no work.
+if source == '' and most_jobs > 0 and jobs >= most_jobs then
   return quota(seconds_for_own(pages / jobs), 'max_unfinished_jobs', most_jobs)
 end
-if most_pages > 0 and pages + wanted > most_pages then
+if source == '' and most_pages > 0 and pages + wanted > most_pages then
   return quota(seconds_for_own(pages + wanted - most_pages), 'max_queued_pages', most_pages)
 end
 local unfinished = redis.call('ZCARD', ACTIVE)
-if unfinished >= most then
+if source == '' and unfinished >= most then
   return { 'full', seconds_for(all_load() / math.max(1, unfinished)) }
 end
 if gap > 0 then redis.call('SET', bucket, free_at + gap, 'PX', math.ceil(free_at + gap - now) + 1) end
@@ -88,7 +96,18 @@ redis.call('HSET', job_key(id), 'record', record, 'blob', blob, 'state', 'queued
   'tenant', tenant, 'deadline', deadline, 'pages_done', 0, 'pages_failed', 0)
 if total then redis.call('HSET', job_key(id), 'pages_total', total) end
 if webhook ~= '' then redis.call('HSET', job_key(id), 'webhook', webhook) end
-for _, unit in ipairs(asked.units) do add_unit(id, unit, lane, 0, now) end
+local leader
+if document ~= '' and source == '' then
+  leader = follows and leader_of(document, lane)
+  redis.call('HSET', job_key(id), 'document', document, 'known_s', known_s, 'known_bytes', known_bytes, 'lane', lane)
+  if not leader then redis.call('SET', leader_key(document, lane), id, 'EX', ttl) end
+  if follows and not leader then redis.call('HINCRBY', TOTALS, 'documents_missed', 1) end
+end
+if leader then
+  follow(leader, id, asked.units, lane)
+else
+  for _, unit in ipairs(asked.units) do add_unit(id, unit, lane, 0, now) end
+end
 redis.call('EXPIRE', job_key(id), ttl)
 redis.call('EXPIRE', spans_key(id), ttl)
 if key ~= '' then
@@ -101,4 +120,8 @@ redis.call('ZADD', ACTIVE, deadline, id)
 -- Moved forward when the job ends: a document goes even if no worker is left to end its job.
 redis.call('ZADD', GARBAGE, now + ttl * 1000, blob)
 redis.call('HINCRBY', TOTALS, 'jobs_accepted', 1)
-return { 'accepted' }
+if source ~= '' then
+  adopt(id, source, 'hit', result_ttl, now)
+  return { 'final' }
+end
+return { leader and 'follows' or 'accepted' }

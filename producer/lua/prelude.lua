@@ -243,8 +243,108 @@ local function end_delivery(id, url, state, outcome, now)
   end
 end
 
+-- The cache. Documents that are to be read alike have one digest. What a job of it has read is given to later ones for a
+-- while, if every worker that is ready reads as those did that read it; and to those that came meanwhile and follow it.
+local READERS = ns .. ':readers'
+local MOST_FOLLOWERS = 32
+-- Stands for readers that are several or not told, and for outcomes that lie elsewhere: nobody is given their pages.
+local UNLIKE = '-'
+local function known_key(document, reader) return ns .. ':known:' .. document .. ':' .. reader end
+local function pixels_key(digest) return ns .. ':pixels:' .. digest end
+local function leader_key(document, lane) return ns .. ':leader:' .. document .. ':' .. lane end
+local function followers_key(id) return ns .. ':followers:' .. id end
+
+-- Each worker's time and manner of reading. One that is ahead of its time was written before the clock stepped back.
+local function reader_at(entry, now)
+  local ends, ttl, reader = string.match(entry, '^(%d+) (%d+) (%x+)$')
+  if ends and tonumber(ends) > now and ends - now <= tonumber(ttl) then return reader end
+end
+-- How the workers that are ready read, if they all read alike.
+local function sole_reader(now)
+  local sole, found = nil, redis.call('HGETALL', READERS)
+  for i = 2, #found, 2 do
+    local reader = reader_at(found[i], now)
+    if reader and sole and reader ~= sole then return nil end
+    sole = reader or sole
+  end
+  return sole
+end
+
+-- Says who read a page that is about to be recorded, and how much there is of it.
+local function note_read(id, outcome_json, reader)
+  local key = job_key(id)
+  local v = redis.call('HMGET', key, 'document', 'reader')
+  if not v[1] then return end
+  if not string.find(reader, '^%x+$') or not string.find(outcome_json, '^{"kind":"page"') then reader = UNLIKE end
+  if v[2] ~= reader then redis.call('HSET', key, 'reader', v[2] and UNLIKE or reader) end
+  redis.call('HINCRBY', key, 'bytes', #outcome_json)
+end
+
+-- The job that is being read, of a document's digest, if one more may follow it.
+local function leader_of(document, lane)
+  local id = redis.call('GET', leader_key(document, lane))
+  local state = id and redis.call('HGET', job_key(id), 'state')
+  if not state or FINAL[state] or redis.call('SCARD', followers_key(id)) >= MOST_FOLLOWERS then return nil end
+  return id
+end
+local function follow(leader, id, units, lane)
+  redis.call('HSET', job_key(id), 'units', table.concat(units, ' '), 'lane', lane)
+  redis.call('SADD', followers_key(leader), id)
+  redis.call('EXPIRE', followers_key(leader), math.max(1, redis.call('TTL', job_key(leader))))
+end
+
+-- Whether the job's pages may be given to one with this document.
+local function is_known(id, document)
+  local v = redis.call('HMGET', job_key(id), 'state', 'document')
+  return v[1] == 'succeeded' and v[2] == document and redis.call('EXISTS', pages_key(id)) == 1
+end
+
+local finalise
+-- Ends a job with the pages of another.
+local function adopt(id, source, how, ttl_s, now)
+  local pages, bytes = redis.call('HGETALL', pages_key(source)), 0
+  for i = 1, #pages, 2 do
+    local outcome = string.gsub(pages[i + 1], '"cached":false', '"cached":true', 1)
+    redis.call('HSETNX', pages_key(id), pages[i], outcome)
+    redis.call('HINCRBY', job_key(id), 'pages_done', 1)
+    bytes = bytes + #outcome
+  end
+  redis.call('HSET', job_key(id), 'pages_total', #pages / 2, 'cached', 1)
+  redis.call('HINCRBY', TOTALS, 'pages_succeeded', #pages / 2)
+  redis.call('HINCRBY', TOTALS, 'documents_' .. how, 1)
+  redis.call('HINCRBY', TOTALS, 'cached_bytes', bytes)
+  finalise(id, 'succeeded', '', ttl_s, now)
+end
+
+-- A follower is read by itself. The next sweep publishes its units: they look as if they had waited long.
+local function part(id)
+  local v = redis.call('HMGET', job_key(id), 'units', 'lane')
+  for unit in string.gmatch(v[1], '%S+') do add_unit(id, unit, v[2], 0, 0) end
+  redis.call('EXPIRE', spans_key(id), math.max(1, redis.call('TTL', job_key(id))))
+  redis.call('HINCRBY', TOTALS, 'documents_parted', 1)
+end
+
+-- What becomes of a job's pages, once it has ended, and of the jobs that follow it.
+local function share_pages(id, state, ttl_s, now)
+  local v = redis.call('HMGET', job_key(id), 'document', 'known_s', 'known_bytes', 'reader', 'bytes', 'cached', 'lane')
+  if not v[1] or v[6] then return end
+  local given = state == 'succeeded' and v[4] and v[4] ~= UNLIKE and tonumber(v[5]) <= tonumber(v[3])
+  -- Half of the result's life, so that its document is not being deleted when it is given to another.
+  local known_s = math.min(tonumber(v[2]), math.floor(ttl_s / 2))
+  if given and known_s >= 1 then redis.call('SET', known_key(v[1], v[4]), id, 'EX', known_s) end
+  if v[7] and redis.call('GET', leader_key(v[1], v[7])) == id then redis.call('DEL', leader_key(v[1], v[7])) end
+  local followers = redis.call('SMEMBERS', followers_key(id))
+  redis.call('DEL', followers_key(id))
+  for _, follower in ipairs(followers) do
+    local its = redis.call('HGET', job_key(follower), 'state')
+    if its and not FINAL[its] then
+      if given then adopt(follower, id, 'joined', ttl_s, now) else part(follower) end
+    end
+  end
+end
+
 -- Ends the job unless it has ended: frees its units, starts its keys' last TTL, tells whoever waits.
-local function finalise(id, state, error_json, ttl_s, now)
+function finalise(id, state, error_json, ttl_s, now)
   local key = job_key(id)
   local old = redis.call('HGET', key, 'state')
   if not old or FINAL[old] then return false end
@@ -271,6 +371,7 @@ local function finalise(id, state, error_json, ttl_s, now)
   redis.call('HINCRBY', TOTALS, 'jobs_' .. state, 1)
   post_webhook(id, state, now)
   publish_event(id)
+  share_pages(id, state, ttl_s, now)
   return true
 end
 

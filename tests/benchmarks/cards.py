@@ -392,7 +392,9 @@ def main() -> None:
     wanted = [int(number) for number in options.cards.split(",") if int(number) <= max(1, len(found.cards))]
     each = [int(number) for number in options.workers_per_card.split(",")]
     # Workers that a row does not count see messages wait and receive none.
-    chosen = Settings(workers_per_card=max(each), rasterise_processes=options.decoders, intake_timeout_s=86_400)
+    chosen = Settings(
+        cache_ttl_s=0, workers_per_card=max(each), rasterise_processes=options.decoders, intake_timeout_s=86_400
+    )
     figures: dict[str, object] = {"corpus": corpus, "cards": [str(card) for card in found.cards] or found.reason}
     tell("machine:", **figures, cores=os.cpu_count())
     try:

@@ -118,7 +118,7 @@ def main() -> None:
         corpus = load_corpus(None, 40, Path(scratch))
         pages = [path.read_bytes() for path in corpus.paths]
     documents = (pages * (1 + options.documents // len(pages)))[: options.documents]
-    with standing(Settings(predictor=options.predictor, device="cpu")) as modes:
+    with standing(Settings(predictor=options.predictor, device="cpu", cache_ttl_s=0)) as modes:
         for mode in modes:
             mode.read(documents)
             mode.pages_per_s.clear()  # They have warmed it.

@@ -59,7 +59,12 @@ class Pool:
         self.random = random.Random(seed)
         self.server = server or Server(folder)
         self.proxy = Proxy(self.server.port)
-        address = {"redis_url": f"redis://127.0.0.1:{self.proxy.port}/0", "data_dir": folder, "predictor": "fake"}
+        address = {
+            "redis_url": f"redis://127.0.0.1:{self.proxy.port}/0",
+            "data_dir": folder,
+            "predictor": "fake",
+            "cache_ttl_s": 0.0,
+        }
         # As from the environment, so that a wrong one is told.
         self.settings = Settings.model_validate({"namespace": "chaos", "device": "cpu", **address, **QUICK, **settings})
         #: Past the proxy, for the oracle.

@@ -59,6 +59,7 @@ def admission(**changed: object) -> str:
     """What `accept` is asked, of the right form but for what is `changed`."""
     form = {"id": "new", "record": "{}", "blob": "blob", "max_unfinished": 9, "deadline_ms": 9, "ttl_s": 9}
     form |= {"lane": "interactive", "pages_total": 1, "key": "", "fingerprint": "", "webhook": "", "units": ["1+1"]}
+    form |= {"document": "d", "source": "", "follows": True, "known_s": 9, "known_bytes": 9, "result_ttl_s": 9}
     form |= {"tenant": "", "size_bytes": 9, "limits": {name: 0 for name in COUNTED}}
     return json.dumps(form | changed)
 

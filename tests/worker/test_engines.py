@@ -116,3 +116,22 @@ def test_a_card_that_the_models_fill_takes_no_pages(monkeypatch: pytest.MonkeyPa
             engine.start()
     finally:
         engine.stop()
+
+
+def test_no_batch_waits_for_a_page_that_has_stepped_aside() -> None:
+    engine = PpOcr(Settings(predictor="fake", device="cpu"))
+
+    def coming() -> set[int]:
+        return {stage._coming for stage in engine.stages}
+
+    engine.start()
+    try:
+        with engine.passage(ReadOptions(orientation=True), time.monotonic() + 120, lambda: False) as passage:
+            assert coming() == {1}
+            passage.step_aside()
+            assert coming() == {0}
+            # It may come after all
+            assert passage.read(1, Decoded(RECEIPT), 0).lines
+        assert coming() == {0}
+    finally:
+        engine.stop()

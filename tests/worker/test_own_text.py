@@ -28,6 +28,7 @@ from worker import tasks
 from worker.engines import PpOcr
 from worker.leases import Lease
 from worker.own_text import OwnText, similarity
+from worker.page_cache import Read
 from worker.rasterise import Rasteriser
 from worker.station import Station
 
@@ -245,8 +246,9 @@ def read_by(engine: Engine | PpOcr, rasteriser: Rasteriser, path: Path, page: in
     options = ReadOptions.model_validate({"pdf_text": how})
     job = Job(id=new_job_id(), blob="b", media_type=media_type, size_bytes=1, options=options)
     lease = Lease(cast(Any, SimpleNamespace(job=job)), lost=threading.Event())
-    station = cast(Station, SimpleNamespace(engine=engine, rasteriser=rasteriser, rasters=rasteriser))
-    return tasks._read(station, lease, path, page, time.monotonic() + 60)
+    uncached = SimpleNamespace(read=lambda job, page, raster, passage, ms, **_: Read(passage.read(page, raster, ms)))
+    parts = {"engine": engine, "rasteriser": rasteriser, "rasters": rasteriser, "page_cache": uncached}
+    return tasks._read(cast(Station, SimpleNamespace(**parts)), lease, path, page, time.monotonic() + 60).result
 
 
 def test_a_page_with_sound_text_is_never_announced_to_the_engine(rasteriser: Rasteriser) -> None:

@@ -42,15 +42,15 @@ class Lost(threading.Event):
 def station(ledger: Any, stopping: threading.Event, real: Ledger) -> Station:
     engine = SimpleNamespace(trouble=lambda: None)
     parts = {"ledger": ledger, "name": "gpu0", "settings": real.settings, "stopping": stopping, "engine": engine}
-    return cast(Station, SimpleNamespace(**parts))
+    return cast(Station, SimpleNamespace(**parts, page_cache=SimpleNamespace(reader="")))
 
 
 def away(times: int, act: Callable[..., Any], *, after: bool = False) -> Callable[..., Any]:
     """`act` on a connection that breaks so many times, before it reached the server or `after` that."""
     left = [times]
 
-    def call(*args: Any) -> Any:
-        answer = act(*args) if after or not left[0] else None
+    def call(*args: Any, **named: Any) -> Any:
+        answer = act(*args, **named) if after or not left[0] else None
         if left[0]:
             left[0] -= 1
             raise Unavailable("The pool's Redis cannot be reached.")

@@ -57,12 +57,12 @@ class MeasuredPool:
 
 @contextmanager
 def measured_pool(settings: Settings, *, workers: int | None = None) -> Iterator[MeasuredPool]:
-    """A pool of its own, warm.
+    """A pool of its own, warm, that reads every document as often as it comes.
 
     Raises:
         Unavailable: a part did not start; the message says why.
     """
-    with pool_of_its_own(settings) as (parts, own):
+    with pool_of_its_own(settings.model_copy(update={"cache_ttl_s": 0})) as (parts, own):
         parts.start_redis()
         started = parts.start_workers(plan_for_this_machine(own, workers).workers, ready_timeout_s=READY_S)
         with Producer(own) as producer:

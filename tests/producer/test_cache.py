@@ -1,0 +1,301 @@
+"""What was read is given to the same document again, and to nothing else; who waits for another's pages loses none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from producer.blobs import MemoryStore
+from producer.caching import document_digest
+from producer.errors import InvalidRequest, QueueFull
+from producer.job import JobState, Lane, PageFailure, PageResult, ReadOptions
+from producer.ledger import Ledger
+from producer.producer import JobHandle, Producer
+from producer.settings import Settings
+from tests.producer.gateway.serving import BROKEN, PDF, PNG, count_pages, page_read
+
+ONE, OTHER = "1a", "2b"
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"cache_ttl_s": 300.0})
+
+
+@pytest.fixture
+def producer(settings: Settings, ledger: Ledger) -> Producer:
+    return Producer(settings, ledger=ledger, blobs=MemoryStore())
+
+
+def read(ledger: Ledger, job: JobHandle, *, reader: str = ONE, failing: bool = False, text: str = "") -> None:
+    """Do what a worker does with a page."""
+    claim = ledger.claim(job.id, "1+1", "gpu0")
+    outcome: PageResult | PageFailure = PageFailure(page=1, error=BROKEN) if failing else page_read(1)
+    if text and isinstance(outcome, PageResult):
+        outcome = outcome.model_copy(update={"text": text})
+    assert isinstance(ledger.finish_page(claim, outcome, reader=reader), JobState)  # type: ignore[arg-type]
+
+
+def first(producer: Producer, options: ReadOptions | None = None, **named: Any) -> JobHandle:
+    """A document that is read, by the one worker that there is."""
+    producer.ledger.announce("gpu0", {}, ONE)
+    job = producer.submit(PNG, options)
+    read(producer.ledger, job, **named)
+    return job
+
+
+def is_hit(job: JobHandle) -> bool:
+    return job.status().state is JobState.SUCCEEDED and job.status().cached
+
+
+def test_the_same_document_is_final_as_it_is_handed_in(producer: Producer) -> None:
+    earlier = first(producer, text='"cached":false')
+    job = producer.submit(PNG, name="again.png")
+    status, result = job.status(), job.result()
+    assert job.id != earlier.id
+    assert (status.state, status.pages_total, status.pages_done) == (JobState.SUCCEEDED, 1, 1)
+    assert (status.cached, earlier.status().cached, status.name) == (True, False, "again.png")
+    (page,), (original,) = result.pages, earlier.result().pages
+    assert isinstance(page, PageResult)
+    assert (page.cached, page.text) == (True, '"cached":false')
+    assert page.model_copy(update={"cached": False}) == original
+    assert producer.ledger.totals() == {
+        "jobs_accepted": 2,
+        "jobs_succeeded": 2,
+        "pages_succeeded": 2,
+        "documents_missed": 1,
+        "documents_hit": 1,
+        "cached_bytes": len(page.model_dump_json()),
+    }
+    assert producer.ledger.backlog() == dict.fromkeys(producer.ledger.backlog(), 0) | {"queue_interactive": 1}
+
+
+def test_its_document_stays_for_as_long_as_the_later_job(producer: Producer) -> None:
+    earlier = first(producer)
+    due = producer.ledger.redis.zscore(f"{producer.ledger.namespace}:garbage", earlier.id)
+    time.sleep(0.002)  # The server's clock counts milliseconds
+    job = producer.submit(PNG)
+    assert producer.blobs.get(producer.ledger.job(job.id).blob) == PNG
+    assert producer.ledger.redis.zscore(f"{producer.ledger.namespace}:garbage", earlier.id) > due  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ReadOptions(orientation=True),
+        ReadOptions(min_score=0.4),
+        ReadOptions(pages="1"),
+        ReadOptions(cache=False),
+    ],
+    ids=lambda options: next(iter(options.model_fields_set)),
+)
+def test_other_options_are_another_reading(producer: Producer, other: ReadOptions) -> None:
+    first(producer)
+    assert not is_hit(producer.submit(PNG, other))
+    assert is_hit(producer.submit(PNG))
+
+
+def test_lane_and_deadline_make_no_difference(producer: Producer) -> None:
+    first(producer)
+    assert is_hit(producer.submit(PNG, ReadOptions(lane=Lane.BULK, deadline_s=60)))
+
+
+def test_every_option_is_one_that_matters_or_one_that_does_not() -> None:
+    """One that comes later is among the first, until somebody says otherwise here."""
+    changed: dict[str, Any] = {"orientation": True, "min_score": 0.1, "pages": "1", "pdf_text": "auto"}
+    changed |= {"lane": Lane.BULK, "deadline_s": 1, "cache": False, "webhook_url": "https://hooks.example.com"}
+    assert changed.keys() == ReadOptions.model_fields.keys() - {"engine"}
+    plain = document_digest(PNG, ReadOptions(), "")
+    differing = {
+        name for name, value in changed.items() if document_digest(PNG, ReadOptions(**{name: value}), "") != plain
+    }
+    assert differing == {"orientation", "min_score", "pages", "pdf_text"}
+    assert document_digest(PNG, ReadOptions(), "other tenant") != plain
+
+
+def leaves(ledger: Ledger) -> None:
+    ledger.withdraw("gpu0")
+
+
+def is_joined_by_another(ledger: Ledger) -> None:
+    ledger.announce("gpu1", {}, OTHER)
+
+
+def is_replaced(ledger: Ledger) -> None:
+    ledger.announce("gpu0", {}, OTHER)
+
+
+def tells_nothing(ledger: Ledger) -> None:
+    ledger.announce("gpu0", {})
+
+
+@pytest.mark.parametrize("change", [leaves, is_joined_by_another, is_replaced, tells_nothing])
+def test_nothing_is_known_unless_every_worker_reads_like_the_one_that_read_it(
+    producer: Producer, change: Callable[[Ledger], None]
+) -> None:
+    first(producer)
+    change(producer.ledger)
+    assert not is_hit(producer.submit(PNG))
+    producer.ledger.withdraw("gpu1")
+    producer.ledger.announce("gpu0", {}, ONE)
+    assert is_hit(producer.submit(PNG))
+
+
+def test_a_worker_that_was_killed_counts_no_longer_than_it_would_be_taken_for_alive(
+    producer: Producer, settings: Settings
+) -> None:
+    first(producer)
+    dying = Ledger(settings.model_copy(update={"lease_renew_s": 0.01}), producer.ledger.redis)
+    dying.announce("gpu1", {}, OTHER)
+    end = time.monotonic() + 30
+    while not is_hit(producer.submit(PNG)):
+        assert time.monotonic() < end
+
+
+def test_pages_by_several_readers_are_given_to_nobody(producer: Producer) -> None:
+    producer.ledger.announce("gpu0", {}, ONE)
+    job = producer.submit(PDF)
+    count_pages(producer.ledger, job.id, 2)
+    claim = producer.ledger.claim(job.id, "1+2", "gpu0")
+    for page, reader in ((1, ONE), (2, OTHER)):
+        producer.ledger.finish_page(claim, page_read(page), reader=reader)  # type: ignore[arg-type]
+    assert job.status().state is JobState.SUCCEEDED
+    assert not is_hit(producer.submit(PDF))
+
+
+@pytest.mark.parametrize("named", [{"failing": True}, {"reader": ""}, {"text": "x" * 2000}])
+def test_failures_what_nobody_noted_and_what_is_too_large_are_not_known(
+    producer: Producer, settings: Settings, named: dict[str, Any]
+) -> None:
+    producer.ledger.settings = settings.model_copy(update={"cache_max_bytes": 2000})
+    first(producer, **named)
+    assert not is_hit(producer.submit(PNG))
+
+
+@pytest.mark.parametrize("changed", [{"cache_ttl_s": 1.0}, {"result_ttl_s": 2.0}])
+def test_it_is_forgotten(producer: Producer, settings: Settings, changed: dict[str, Any]) -> None:
+    producer.settings = producer.ledger.settings = settings.model_copy(update=changed)
+    first(producer)
+    (key,) = producer.ledger.redis.scan_iter(f"{settings.namespace}:known:*")
+    assert 0 < producer.ledger.redis.pttl(key) <= 1000
+    producer.ledger.redis.delete(key)
+    assert not is_hit(producer.submit(PNG))
+
+
+def test_no_time_is_no_cache(producer: Producer, settings: Settings) -> None:
+    producer.settings = producer.ledger.settings = settings.model_copy(update={"cache_ttl_s": 0.0})
+    first(producer)
+    assert not is_hit(producer.submit(PNG))
+    assert "documents_missed" not in producer.ledger.totals()
+
+
+def test_what_is_gone_between_two_looks_is_read(producer: Producer, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = first(producer)
+    known = producer.ledger.recall(document_digest(PNG, ReadOptions(), ""))
+    producer.ledger.redis.delete(f"{producer.ledger.namespace}:pages:{earlier.id}")
+    monkeypatch.setattr(producer.ledger, "recall", lambda document: known)
+    job = producer.submit(PNG)
+    assert job.status().state is JobState.QUEUED
+    read(producer.ledger, job)
+    assert not job.result().pages[0].cached  # type: ignore[union-attr]
+
+
+def test_an_idempotency_key_brings_a_job_of_its_own_from_the_cache_too(producer: Producer) -> None:
+    first(producer)
+    one = producer.submit(PNG, idempotency_key="order-17")
+    again = producer.submit(PNG, idempotency_key="order-17")
+    fresh = producer.submit(PNG, ReadOptions(cache=False), idempotency_key="order-17")
+    assert is_hit(one)
+    assert one.id == again.id == fresh.id
+
+
+def test_a_pool_that_is_full_still_gives_what_it_has(producer: Producer, settings: Settings) -> None:
+    first(producer)
+    producer.ledger.settings = settings.model_copy(update={"max_queued_jobs": 1})
+    producer.submit(PDF)
+    with pytest.raises(QueueFull):
+        producer.submit(PDF + b"2")
+    assert is_hit(producer.submit(PNG))
+
+
+def test_a_page_that_an_image_has_not_is_refused_all_the_same(producer: Producer) -> None:
+    with pytest.raises(InvalidRequest):
+        producer.submit(PNG, ReadOptions(pages="2"))
+
+
+def test_simultaneous_duplicates_are_read_once(producer: Producer) -> None:
+    # Given one document three times, before any of them is read
+    jobs = [producer.submit(PNG) for _ in range(3)]
+    assert producer.ledger.backlog()["waiting_interactive"] == 1
+    assert {job.status().state for job in jobs} == {JobState.QUEUED}
+
+    # When the first is
+    read(producer.ledger, jobs[0])
+
+    # Then all are
+    assert [job.status().cached for job in jobs] == [False, True, True]
+    assert {job.status().state for job in jobs} == {JobState.SUCCEEDED}
+    assert producer.ledger.totals()["documents_joined"] == 2
+
+
+def test_a_follower_may_be_cancelled_alone(producer: Producer) -> None:
+    leader, follower = producer.submit(PNG), producer.submit(PNG)
+    follower.cancel()
+    read(producer.ledger, leader)
+    assert (leader.status().state, follower.status().state) == (JobState.SUCCEEDED, JobState.CANCELLED)
+
+
+def cancel(ledger: Ledger, job: JobHandle) -> None:
+    job.cancel()
+
+
+def fail(ledger: Ledger, job: JobHandle) -> None:
+    read(ledger, job, failing=True)
+
+
+def read_by_nobody_knows_whom(ledger: Ledger, job: JobHandle) -> None:
+    read(ledger, job, reader="")
+
+
+@pytest.mark.parametrize("end", [cancel, fail, read_by_nobody_knows_whom])
+def test_followers_are_read_by_themselves_where_the_first_has_nothing_for_them(
+    producer: Producer, end: Callable[[Ledger, JobHandle], None]
+) -> None:
+    leader, *followers = [producer.submit(PNG) for _ in range(3)]
+    end(producer.ledger, leader)
+
+    # The next sweep publishes them, although it waits longer where a message may still come
+    assert {unit[:2] for unit in producer.ledger.sweep("q.").publish} == {(job.id, "1+1") for job in followers}
+    for job in followers:
+        assert job.status().state is JobState.QUEUED
+        read(producer.ledger, job)
+        assert job.status().state is JobState.SUCCEEDED
+        assert not job.status().cached
+    assert producer.ledger.backlog()["unfinished"] == 0
+
+
+def test_a_follower_whose_deadline_passes_expires(producer: Producer) -> None:
+    leader = producer.submit(PNG)
+    follower = producer.submit(PNG, ReadOptions(deadline_s=0.001))
+    time.sleep(0.002)  # The server's clock counts milliseconds
+    producer.ledger.sweep("q.")
+    assert follower.status().state is JobState.EXPIRED
+    read(producer.ledger, leader)
+    assert follower.status().state is JobState.EXPIRED
+
+
+@pytest.mark.parametrize("other", [ReadOptions(lane=Lane.BULK), ReadOptions(cache=False), ReadOptions(min_score=0)])
+def test_nobody_follows_what_may_be_slower_or_would_be_read_otherwise(producer: Producer, other: ReadOptions) -> None:
+    jobs = [producer.submit(PNG), producer.submit(PNG, other)]
+    for job in jobs:
+        read(producer.ledger, job)
+    assert [job.status().cached for job in jobs] == [False, False]
+
+
+def test_one_page_brings_so_many_followers_along_and_no_more(producer: Producer) -> None:
+    for _ in range(34):
+        producer.submit(PNG)
+    assert producer.ledger.backlog()["waiting_interactive"] == 2
