@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import cast
 
 from producer.job import Lane, PageResult, SpanMessage, Timings
 from producer.ledger import Claim, Ledger
 from producer.queue import READ_SPAN_TASK
 from producer.settings import Settings
+
+
+#: How it reads, for the cache.
+READER = "0"
+ANNOUNCE_S = 3.0
 
 
 def read(ledger: Ledger, payload: bytes) -> None:
@@ -25,7 +31,7 @@ def read(ledger: Ledger, payload: bytes) -> None:
     claim = ledger.claim(message.job_id, str(message.span), "null")
     if isinstance(claim, Claim):
         for page in claim.pages:
-            ledger.finish_page(claim, nothing(page))
+            ledger.finish_page(claim, nothing(page), reader=READER)
         ledger.release(claim, again=False)
 
 
@@ -38,7 +44,11 @@ def main() -> None:
     settings = Settings()
     ledger = Ledger(settings)
     queues = [f"{settings.namespace}.{lane}" for lane in Lane]
+    announced_at = -ANNOUNCE_S
     while True:
+        if time.monotonic() - announced_at >= ANNOUNCE_S:
+            announced_at = time.monotonic()
+            ledger.announce("null", {}, READER)
         if (found := ledger.redis.brpop(queues, timeout=1)) is not None:
             read(ledger, cast(bytes, found[1]))
 
