@@ -16,7 +16,6 @@ from producer.ledger import Claim, Ledger
 from producer.queue import READ_SPAN_TASK
 from producer.settings import Settings
 
-
 #: How it reads, for the cache.
 READER = "0"
 ANNOUNCE_S = 3.0
