@@ -26,14 +26,10 @@ def document_digest(source: bytes | IO[bytes], options: ReadOptions, tenant: str
     return _digest("document", tenant, content.hexdigest(), _effective(options, _WITHOUT_EFFECT))
 
 
-def page_digest(
-    pixels: bytes | memoryview, size: tuple[int, int], options: ReadOptions, tenant: str, reader: str
-) -> str:
-    """The same for the same pixels, however many documents they are in, read in one manner (`Ledger.announce`)."""
-    content = hashlib.sha256(pixels)
-    return _digest(
-        "page", tenant, content.hexdigest(), list(size), _effective(options, _WITHOUT_EFFECT | {"pages"}), reader
-    )
+def page_digest(pixels: str, size: tuple[int, int], options: ReadOptions, tenant: str, reader: str) -> str:
+    """The same for the same pixels, given as a digest, however many documents they are in, read in one manner
+    (`Ledger.announce`)."""
+    return _digest("page", tenant, pixels, list(size), _effective(options, _WITHOUT_EFFECT | {"pages"}), reader)
 
 
 def _effective(options: ReadOptions, without: set[str]) -> dict[str, object]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import structlog
+from blake3 import blake3
 
 from producer.caching import page_digest
 from producer.errors import Cancelled, DeadlineExceeded, Unavailable
@@ -96,7 +97,9 @@ class PageCache:
         if not self._settings.cache_ttl_s or not isinstance(pixels, np.ndarray):  # on a card
             return Read(passage.read(page, raster, rasterise_ms))
         started = time.perf_counter()
-        digest = page_digest(pixels.data, (raster.width, raster.height), job.options, job.tenant, self._reader)
+        digest = page_digest(
+            blake3(pixels.data).hexdigest(), (raster.width, raster.height), job.options, job.tenant, self._reader
+        )
         hashed_ms = 1000 * (time.perf_counter() - started)
         if not job.options.cache:
             return self._noted(digest, passage.read(page, raster, rasterise_ms + hashed_ms))

@@ -112,7 +112,7 @@ def test_what_differs_is_read(
 
 
 def test_tenants_share_no_page() -> None:
-    pixels, size = bytes(48), (4, 4)
+    pixels, size = "a digest", (4, 4)
     digests = {page_digest(pixels, size, ReadOptions(), tenant, READER) for tenant in ("", "a", "b")}
     assert len(digests) == 3
 
