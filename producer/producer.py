@@ -182,7 +182,7 @@ class Producer:
             # After any other error the job may have been accepted all the same, so its blob is left to the sweeper.
             self._drop_blob(job.blob)
             raise
-        self._publisher.publish(units)
+        self._publisher.publish_all(units)
         return JobHandle(self, job_id)
 
     def _submit_known(self, job: Job, known: Known, document: str, key: IdempotencyKey | None) -> JobHandle:

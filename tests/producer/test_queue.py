@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from typing import Any
+
 import pytest
 from celery import Celery
 from kombu.exceptions import OperationalError
 from structlog.testing import capture_logs
 
-from producer.job import Unit, new_job_id
+from producer.job import PREPARE, Unit, new_job_id
+from producer.ledger import Ledger
+from producer.processes import free_port
 from producer.queue import Publisher
 from producer.settings import Settings
 
@@ -24,5 +30,38 @@ def test_a_connection_that_breaks_leaves_the_unit_to_the_sweeper(
     monkeypatch.setattr(Celery, "send_task", break_off)
     with capture_logs() as logs:
         publisher.publish([unit])
+    publisher.close()
+    assert [entry["event"] for entry in logs] == ["queue.publish_failed"]
+
+
+def test_messages_by_the_hundred_are_those_that_celery_makes_one_by_one(settings: Settings, ledger: Ledger) -> None:
+    units: list[Unit] = [(new_job_id(), unit, lane) for unit in (PREPARE, "9+8") for lane in ("interactive", "bulk")]
+    publisher = Publisher(settings)
+    publisher.publish(units)
+    publisher.publish_all(units)
+    publisher.close()
+    for lane in ("interactive", "bulk"):
+        *one_by_one, first, second = [
+            json.loads(message) for message in ledger.redis.lrange(f"{settings.namespace}.{lane}", 0, -1)[::-1]
+        ]
+        ids = [message["headers"]["id"] for message in (*one_by_one, first, second)]
+        assert len(set(ids)) == 4
+        assert [without_ids(message) for message in one_by_one] == [without_ids(first), without_ids(second)]
+
+
+def without_ids(message: dict[str, Any]) -> dict[str, Any]:
+    """The message but for what names it and its sender."""
+    task_id, properties = message["headers"]["id"], message["properties"]
+    assert task_id == message["headers"]["root_id"] == properties["correlation_id"] != properties["delivery_tag"]
+    known = {"id": "", "root_id": "", "origin": ""}
+    named = {"correlation_id": "", "delivery_tag": "", "reply_to": ""}
+    body = json.loads(base64.b64decode(message["body"]))
+    return {**message, "body": body, "headers": message["headers"] | known, "properties": properties | named}
+
+
+def test_a_broker_that_is_away_leaves_the_units_to_the_sweeper(settings: Settings) -> None:
+    publisher = Publisher(settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{free_port()}/0"}))
+    with capture_logs() as logs:
+        publisher.publish_all([(new_job_id(), "1+1", "interactive")])
     publisher.close()
     assert [entry["event"] for entry in logs] == ["queue.publish_failed"]
