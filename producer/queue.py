@@ -121,9 +121,10 @@ class Publisher:
             log.warning("queue.publish_failed", error=repr(error))
 
     def _template(self, task: str, queue: str) -> Template:
-        if (task, queue) not in self._templates:
-            self._templates[task, queue] = Template(broker_settings(self._settings), task, queue)
-        return self._templates[task, queue]
+        with self._lock:
+            if (task, queue) not in self._templates:
+                self._templates[task, queue] = Template(broker_settings(self._settings), task, queue)
+            return self._templates[task, queue]
 
     def close(self) -> None:
         self._redis.close()
