@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
@@ -17,12 +18,20 @@ CONTRACT_VERSION: Final = 1
 
 #: Whose a job is; empty without API keys.
 Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$|^$")]
+#: A batch's name, the pool's own or a client's.
+BATCH_NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+BatchId = Annotated[str, StringConstraints(pattern=rf"^{BATCH_NAME.pattern}$")]
 JobId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-f]{32}$")]
 
 
 def new_job_id() -> JobId:
     """A job's name: 128 random bits, so that nobody guesses another's."""
     return f"job_{secrets.token_hex(16)}"
+
+
+def new_batch_id() -> BatchId:
+    """A batch's name, as hard to guess as a job's."""
+    return f"batch_{secrets.token_hex(16)}"
 
 
 class Contract(BaseModel):
@@ -148,6 +157,10 @@ class Job(Contract):
     options: ReadOptions = ReadOptions()
     #: Nobody else sees it.
     tenant: Tenant = ""
+    #: The group of jobs that it was handed in with.
+    batch: BatchId | None = None
+    #: The final job whose document it reads again.
+    retry_of: JobId | None = None
 
 
 class Span(Contract):
@@ -291,6 +304,15 @@ class JobStatus(Contract):
     finished_at: float | None = None
     #: Why the job as a whole failed, expired or was cancelled.
     error: ErrorDetail | None = None
+    #: Of a queued job: how many spans of pages are before it in its lane. None where that is not looked up.
+    queue_position: int | None = None
+    #: About how long it will wait, by how fast the lane's queue moved lately. None while that is not known.
+    estimated_wait_s: float | None = None
+    #: The group of jobs that it was handed in with.
+    batch: BatchId | None = None
+    #: The job whose unread pages this one reads again, and the one that does so with this one's.
+    retry_of: JobId | None = None
+    retried_by: JobId | None = None
 
     @property
     def final(self) -> bool:
@@ -311,6 +333,26 @@ class JobResult(Contract):
     def text(self) -> str:
         """The text of all pages that were read, a blank line between pages."""
         return "\n\n".join(page.text for page in self.pages if isinstance(page, PageResult))
+
+
+class PagesRead(Contract):
+    """A part of a job's outcomes, in the order in which they came, whether the job has ended or not."""
+
+    id: JobId
+    state: JobState
+    pages: tuple[PageOutcome, ...]
+    #: Goes on behind these: the outcomes that have been passed over and told so far.
+    next: int
+    #: Whether there are more, or will be: the job has not ended.
+    more: bool
+
+
+class JobList(Contract):
+    """Jobs, the last accepted first."""
+
+    jobs: tuple[JobStatus, ...]
+    #: Asks for those before these; None at the end.
+    cursor: str | None = None
 
 
 def to_json(model: BaseModel) -> dict[str, Any]:

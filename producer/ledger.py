@@ -5,6 +5,9 @@ Keys, below the namespace:
     job:<id>     hash    the job's record, state, counts and times       TTL
     pages:<id>   hash    page number -> outcome (JSON)                   TTL
     outcomes:<id> set    blobs that hold outcomes too large for Redis    TTL
+    order:<id>   list    pages in the order of their outcomes            TTL
+    timeline:<id> list   who held which unit, and what came of it        TTL
+    batch:<t.>:<b.> list the jobs of that batch of that tenant's         TTL, of the job that lives longest
     spans:<id>   hash    unit -> fence, lane, deaths, worker             TTL, deleted when the job ends
     key:<digest> hash    an idempotency key -> its job and request       TTL, that of the job
     known:<d.>:<r.> string  a document, read in that manner -> its job   TTL
@@ -28,6 +31,9 @@ Keys, below the namespace:
     tenants      hash    limits of tenants                               kept until they are set back
     apikeys      hash    API keys by id                                  kept until revoked
     apikeys_used hash    when each was used last                         kept until revoked
+    index:<s>    zset    jobs in that state by their number; with        the sweeper removes those whose record is gone
+                         `:<tenant>`, that tenant's
+    flow         hash    how fast each lane's queue moves                kept for ever, of fixed size
     leases       zset    claimed units by the end of their lease         a member leaves when done or its job ends
     garbage      zset    blobs by the time they go                       the sweeper removes members with their blobs
     pace         hash    how fast pages were read of late                kept for ever, of fixed size
@@ -65,8 +71,10 @@ from producer.errors import (
     Cancelled,
     DeadlineExceeded,
     IdempotencyMismatch,
+    InvalidRequest,
     NotFinished,
     NotFound,
+    OcrpoolError,
     PoisonDocument,
     QueueFull,
     QuotaExceeded,
@@ -97,7 +105,7 @@ from producer.redis_url import open_client
 from producer.room import Room
 from producer.settings import Settings
 
-_OUTCOME: TypeAdapter[PageResult | PageFailure] = TypeAdapter(PageOutcome)
+OUTCOME: TypeAdapter[PageResult | PageFailure] = TypeAdapter(PageOutcome)
 _EXPIRED = ErrorDetail.of(DeadlineExceeded("The job's deadline passed before all of its pages were read."))
 _CANCELLED = ErrorDetail.of(Cancelled("The job was cancelled."))
 _POISON = ErrorDetail.of(PoisonDocument("The workers that took this page died, three in a row; it is not tried again."))
@@ -118,6 +126,9 @@ ORPHAN_S = 3600
 
 #: A key is taken for one that is being used for this many seconds at most: whoever died with it holds it no longer.
 BUSY_S = 30
+
+#: Jobs that a batch may have.
+BATCH_JOBS = 10_000
 
 #: Webhooks that one look for a due one passes by at most.
 TAKE_LOOKS = 200
@@ -244,34 +255,42 @@ class Ledger:
     def close(self) -> None:
         self.redis.close()
 
+    def read(self, script: str, *args: object) -> Any:
+        """What a script that only reads returns."""
+        return self._run(script, *args)
+
     def _run(self, script: str, *args: object) -> Any:
         with reachable():
             return self._scripts[script](keys=[self.namespace], args=args)
 
-    def _run_durably(self, script: str, *args: object) -> tuple[Any, str]:
-        """Run the script; with `durable`, wait until its writes are on the disk.
+    def _run_durably(self, script: str, *runs: str) -> tuple[list[Any], str]:
+        """Run the script once for each argument; with `durable`, wait until its writes are on the disk.
 
-        Returns what the script returned, and in one sentence what kept its writes from the disk.
+        Returns what the runs returned, and in one sentence what kept their writes from the disk.
         """
-        if not self.settings.durable:
-            return self._run(script, *args), ""
+        if not self.settings.durable and len(runs) == 1:
+            return [self._run(script, *runs)], ""
+        needed = self.settings.durable_replicas if self.settings.durable else 0
+        written: Any = (1, 0)
         with reachable(), self.redis.pipeline(transaction=False) as pipe:  # on one connection, whose writes count
-            self._scripts[script](keys=[self.namespace], args=args, client=pipe)
-            pipe.execute_command("WAITAOF", 1, self.settings.durable_replicas, _ms(self.settings.durable_timeout_s))
-            verdict, written = pipe.execute(raise_on_error=False)
-            if isinstance(verdict, Exception):
-                raise verdict
+            for argument in runs:
+                self._scripts[script](keys=[self.namespace], args=[argument], client=pipe)
+            if self.settings.durable:
+                pipe.execute_command("WAITAOF", 1, needed, _ms(self.settings.durable_timeout_s))
+            verdicts = pipe.execute(raise_on_error=False)
+            if self.settings.durable:
+                written = verdicts.pop()
+            for verdict in verdicts:
+                if isinstance(verdict, Exception):
+                    raise verdict
         if isinstance(written, redis.exceptions.ResponseError):
-            return verdict, f"OCRPOOL_DURABLE needs Redis 7.2 with `appendonly yes`, which says: {written}"
+            return verdicts, f"OCRPOOL_DURABLE needs Redis 7.2 with `appendonly yes`, which says: {written}"
         local, replicas = written
         if not local:
-            return verdict, "The pool's Redis did not write the job to its disk in time; it is not accepted."
-        if replicas < self.settings.durable_replicas:
-            return (
-                verdict,
-                "Too few replicas of the pool's Redis wrote the job to their disks; it is not accepted.",
-            )
-        return verdict, ""
+            return verdicts, "The pool's Redis did not write the job to its disk in time; it is not accepted."
+        if replicas < needed:
+            return verdicts, "Too few replicas of the pool's Redis wrote the job to their disks; it is not accepted."
+        return verdicts, ""
 
     def ping(self) -> None:
         """Raises `Unavailable` when the server does not answer."""
@@ -297,6 +316,13 @@ class Ledger:
         """The outcome (JSON) of a page with this digest of its pixels."""
         return cast("bytes | None", self._run("recall_page", pixels))
 
+    def expect_blobs(self, blobs: Sequence[str]) -> None:
+        """`expect_blob` for many, in one go."""
+        with reachable(), self.redis.pipeline(transaction=False) as pipe:
+            for blob in blobs:
+                self._scripts["expect_blob"](keys=[self.namespace], args=[blob, _ms(ORPHAN_S)], client=pipe)
+            pipe.execute()
+
     def accept(
         self,
         job: Job,
@@ -313,7 +339,9 @@ class Ledger:
 
         Raises:
             InvalidRequest: the document has none of the pages that were asked for.
-            AcceptedBefore: the key has brought a job for this very request.
+            AcceptedBefore: the key has brought a job for this very request, or the job that is tried again has been
+                before.
+            NotFound, NotFinished: the job that is tried again is gone, or has not ended.
             IdempotencyMismatch: it has brought one for another.
             QueueFull: `max_queued_jobs` jobs are unfinished.
             QuotaExceeded, TooLarge: the job's tenant has used up what it may have, or may have no document so large.
@@ -322,40 +350,89 @@ class Ledger:
         """
         with reachable():
             self._room.check()
-        spans = None if document_pages is None else job.options.spans(document_pages, self.settings.span_pages)
-        units = [PREPARE] if spans is None else [str(span) for span in spans]
-        deadline_s = job.options.deadline_s or self.settings.deadline_s
-        verdict, lost = self._run_durably(
-            "accept",
-            json.dumps(
-                {
-                    "id": job.id,
-                    "record": job.model_dump_json(),
-                    "blob": job.blob,
-                    "max_unfinished": self.settings.max_queued_jobs,
-                    "deadline_ms": _ms(deadline_s),
-                    "ttl_s": int(deadline_s + self.settings.result_ttl_s),
-                    "lane": job.options.lane.value,
-                    "pages_total": None if spans is None else sum(span.count for span in spans),
-                    "key": key.name if key else "",
-                    "fingerprint": key.fingerprint if key else "",
-                    "webhook": job.options.webhook_url or "",
-                    "units": units,
-                    "document": document,
-                    "source": known.job_id if known else "",
-                    "follows": job.options.cache,
-                    "known_s": int(self.settings.cache_ttl_s),
-                    "known_bytes": self.settings.cache_max_bytes,
-                    "result_ttl_s": int(self.settings.result_ttl_s),
-                    "tenant": job.tenant,
-                    "size_bytes": job.size_bytes,
-                    "limits": Limits.of_all(self.settings).model_dump(),
-                }
-            ),
-        )
+        admission, units = self._admission(job, document_pages, key, document, known)
+        [verdict], lost = self._run_durably("accept", admission)
         if lost and verdict[0] in (b"accepted", b"follows", b"final"):
             self._end(job.id, JobState.CANCELLED, _CANCELLED)
             self._forget(key)
+        return self._admitted(job, units, verdict, lost)
+
+    def accept_all(self, jobs: Sequence[tuple[Job, int | None]]) -> list[list[Unit] | OcrpoolError]:
+        """`accept` for many jobs with their documents' pages, in one go: each job's units, or why it is refused.
+
+        Raises:
+            Unavailable: Redis cannot be reached, or is full but for its reserve; some may have been accepted.
+        """
+        with reachable():
+            self._room.check()
+        answers: dict[str, list[Unit] | OcrpoolError] = {}
+        asked: list[tuple[Job, list[Unit]]] = []
+        admissions = []
+        for job, document_pages in jobs:
+            try:
+                admission, units = self._admission(job, document_pages)
+            except OcrpoolError as refusal:
+                answers[job.id] = refusal
+            else:
+                asked.append((job, units))
+                admissions.append(admission)
+        verdicts, lost = self._run_durably("accept", *admissions) if admissions else ([], "")
+        for (job, units), verdict in zip(asked, verdicts, strict=True):
+            if lost and verdict[0] == b"accepted":
+                self._end(job.id, JobState.CANCELLED, _CANCELLED)
+            try:
+                answers[job.id] = self._admitted(job, units, verdict, lost)
+            except OcrpoolError as refusal:
+                answers[job.id] = refusal
+        return [answers[job.id] for job, _ in jobs]
+
+    def _admission(
+        self,
+        job: Job,
+        document_pages: int | None,
+        key: IdempotencyKey | None = None,
+        document: str = "",
+        known: Known | None = None,
+    ) -> tuple[str, list[Unit]]:
+        """What `accept` is asked, and the units to publish once it has accepted.
+
+        Raises:
+            InvalidRequest: the document has none of the pages that were asked for.
+        """
+        spans = None if document_pages is None else job.options.spans(document_pages, self.settings.span_pages)
+        units = [PREPARE] if spans is None else [str(span) for span in spans]
+        deadline_s = job.options.deadline_s or self.settings.deadline_s
+        admission = {
+            "id": job.id,
+            "record": job.model_dump_json(),
+            "blob": job.blob,
+            "max_unfinished": self.settings.max_queued_jobs,
+            "deadline_ms": _ms(deadline_s),
+            "ttl_s": int(deadline_s + self.settings.result_ttl_s),
+            "lane": job.options.lane.value,
+            "pages_total": None if spans is None else sum(span.count for span in spans),
+            "key": key.name if key else "",
+            "fingerprint": key.fingerprint if key else "",
+            "webhook": job.options.webhook_url or "",
+            "units": units,
+            "document": document,
+            "source": known.job_id if known else "",
+            "follows": job.options.cache,
+            "known_s": int(self.settings.cache_ttl_s),
+            "known_bytes": self.settings.cache_max_bytes,
+            "result_ttl_s": int(self.settings.result_ttl_s),
+            "tenant": job.tenant,
+            "size_bytes": job.size_bytes,
+            "limits": Limits.of_all(self.settings).model_dump(),
+        }
+        if job.batch:
+            admission |= {"batch": job.batch, "batch_most": BATCH_JOBS}
+        if job.retry_of:
+            admission["retry_of"] = job.retry_of
+        return json.dumps(admission), [(job.id, unit, job.options.lane.value) for unit in units]
+
+    def _admitted(self, job: Job, units: list[Unit], verdict: Any, lost: str) -> list[Unit]:
+        """What came of an admission; see `accept`."""
         if lost:
             raise Unavailable(lost)
         match verdict:
@@ -381,7 +458,13 @@ class Ledger:
                 raise Lapsed
             case [b"exists" | b"final" | b"follows"]:
                 return []
-        return [(job.id, unit, job.options.lane.value) for unit in units]
+            case [b"batch full"]:
+                raise InvalidRequest(f"batch: {job.batch} has {BATCH_JOBS} documents, the most of one batch.")
+            case [b"gone"]:
+                raise NotFound(f"There is no job {job.retry_of}, or it is gone.")
+            case [b"not final"]:
+                raise NotFinished(f"The job {job.retry_of} has not ended: its pages are not tried again yet.")
+        return units
 
     def _forget(self, key: IdempotencyKey | None) -> None:
         if key:
@@ -440,13 +523,18 @@ class Ledger:
         Raises:
             NotFound: there is no such job, or it is not the tenant's.
         """
-        return _status(job_id, self._fields(job_id, tenant))
+        return status_of(job_id, self._fields(job_id, tenant))
+
+    def statuses(self, job_ids: Sequence[str]) -> list[JobStatus]:
+        """Where those jobs stand that are still there, in one go, whosever they are."""
+        with reachable(), self.redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                self._scripts["status"](keys=[self.namespace], args=[job_id], client=pipe)
+            found = pipe.execute()
+        return [status_of(job_id, fields_of(flat)) for job_id, flat in zip(job_ids, found, strict=True) if flat]
 
     def _fields(self, job_id: str, tenant: Tenant | None) -> dict[bytes, bytes]:
-        fields = _pairs(self._run("status", job_id))
-        if not fields or tenant not in (None, fields.get(b"tenant", b"").decode()):
-            raise _no_job(job_id)
-        return fields
+        return fields_of_job(job_id, self._run("status", job_id), tenant)
 
     def result(self, job_id: str, tenant: Tenant | None = None) -> JobResult:
         """The final job with its pages.
@@ -457,11 +545,11 @@ class Ledger:
             Unavailable: Redis cannot be reached, or the blob store, where one of its pages lies there.
         """
         fields = self._fields(job_id, tenant)
-        status = _status(job_id, fields)
+        status = status_of(job_id, fields)
         if not status.final:
             raise NotFinished(f"The job is {status.state.value}; its result is there once it has finished.")
         pages = islice(numbers(json.loads(fields[b"record"])["options"]["pages"]), status.pages_total or 0)
-        outcomes = tuple(_OUTCOME.validate_json(outcome) for outcome in self._outcomes(job_id, pages))
+        outcomes = tuple(OUTCOME.validate_json(outcome) for outcome in self._outcomes(job_id, pages))
         if len(outcomes) < status.pages_done + status.pages_failed:
             raise NotFound(f"The job {job_id} is gone.")
         return JobResult(id=job_id, name=status.name, state=status.state, pages=outcomes, error=status.error)
@@ -540,12 +628,18 @@ class Ledger:
         return _units(self._run("release", claim.job.id, claim.unit, claim.fence, "1" if again else "0"))
 
     def finish_page(
-        self, claim: Claim, outcome: PageResult | PageFailure, *, reader: str = "", pixels: str = ""
+        self,
+        claim: Claim,
+        outcome: PageResult | PageFailure,
+        trace: str = "",
+        *,
+        reader: str = "",
+        pixels: str = "",
     ) -> JobState | Refusal:
         """Write one page's outcome, once; the job's last page makes the job final. Returns the job's state.
 
-        Later jobs may be given it if it is said how it was read (`announce`), and one with the same `pixels`, their
-        digest, this page.
+        `trace` tells in JSON where its time went; see `producer.timeline`. Later jobs may be given the outcome if it is
+        said how it was read (`announce`), and one with the same `pixels`, their digest, this page.
 
         Raises:
             Unavailable: Redis cannot be reached, or the blob store, where the outcome is larger than
@@ -573,6 +667,7 @@ class Ledger:
             error,
             int(self.settings.result_ttl_s),
             blob,
+            trace,
             reader,
             pixels,
             max(1, int(self.settings.cache_ttl_s)),
@@ -616,6 +711,10 @@ class Ledger:
                 due = 1000 * seconds + _ms(delay_s)
                 self.redis.zadd(f"{self.namespace}:garbage", dict.fromkeys(blobs, due), xx=True)
 
+    def forget_jobs(self, limit: int = 1000) -> int:
+        """Take jobs whose records are gone out of the lists of jobs, and return how many."""
+        return int(self._run("forget_jobs", limit))
+
     # Webhooks: see `producer.outbox`
 
     def outbox(self) -> list[str]:
@@ -636,7 +735,7 @@ class Ledger:
         if not found:
             return None
         job_id, origin, fence, *record = found
-        fields = {name.decode(): value.decode() for name, value in _pairs(record).items()}
+        fields = {name.decode(): value.decode() for name, value in fields_of(record).items()}
         return job_id.decode(), origin.decode(), fence, fields
 
     def settle_delivery(
@@ -714,10 +813,24 @@ def _no_job(job_id: str) -> NotFound:
     return NotFound(f"There is no job {job_id}, or it is gone.")
 
 
-def _status(job_id: str, job: Mapping[bytes, bytes]) -> JobStatus:
+def fields_of_job(job_id: str, flat: Sequence[bytes], tenant: Tenant | None) -> dict[bytes, bytes]:
+    """A job's fields and values.
+
+    Raises:
+        NotFound: there are none, or the job is not the tenant's.
+    """
+    fields = fields_of(flat)
+    if not fields or tenant not in (None, fields.get(b"tenant", b"").decode()):
+        raise _no_job(job_id)
+    return fields
+
+
+def status_of(job_id: str, job: Mapping[bytes, bytes]) -> JobStatus:
+    """The status that a job's fields tell, as the scripts return them."""
+    record = json.loads(job[b"record"])
     return JobStatus(
         id=job_id,
-        name=json.loads(job[b"record"])["name"],
+        name=record["name"],
         state=JobState(job[b"state"].decode()),
         pages_total=_number(job, b"pages_total", int),
         pages_done=int(job[b"pages_done"]),
@@ -727,6 +840,11 @@ def _status(job_id: str, job: Mapping[bytes, bytes]) -> JobStatus:
         started_at=_number(job, b"started", _seconds),
         finished_at=_number(job, b"finished", _seconds),
         error=ErrorDetail.model_validate_json(job[b"error"]) if b"error" in job else None,
+        queue_position=_number(job, b"position", int),
+        estimated_wait_s=_number(job, b"wait_ms", _seconds),
+        batch=record.get("batch"),
+        retry_of=record.get("retry_of"),
+        retried_by=_number(job, b"retried_by", bytes.decode),
     )
 
 
@@ -748,7 +866,7 @@ def _seconds(ms: bytes) -> float:
     return int(ms) / 1000
 
 
-def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+def fields_of(flat: Sequence[bytes]) -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 _RANGE = re.compile(r"\s*([0-9]{1,6})\s*(?:-\s*([0-9]{1,6})\s*)?")
 #: Characters of a text that is looked at.
-MOST_CHARS = 2_000
+MOST_CHARS = 6_000
 
 
 def normal(text: str) -> str:

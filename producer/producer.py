@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,11 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
+from producer.batches import AT_ONCE, Storing, read_batch
 from producer.blobs import BlobStore, open_store
 from producer.caching import document_digest
 from producer.errors import (
     IdempotencyMismatch,
     InvalidRequest,
+    OcrpoolError,
     QueueFull,
     QuotaExceeded,
     TooLarge,
@@ -29,13 +32,17 @@ from producer.escaping import NAME_CHARS, escaped, shown_name
 from producer.following import follow
 from producer.formats import Format
 from producer.idempotency import IdempotencyKey
-from producer.job import Job, JobResult, JobStatus, ReadOptions, Tenant, new_job_id
+from producer.job import BATCH_NAME, Job, JobResult, JobState, JobStatus, PagesRead, ReadOptions, Tenant, new_job_id
 from producer.ledger import AcceptedBefore, Known, Lapsed, Ledger
+from producer.listing import MOST_JOBS, list_jobs
 from producer.media import SNIFF_BYTES, sniff
+from producer.pages import read_pages
 from producer.queue import Publisher
 from producer.results import Results, Saves
+from producer.retries import again
 from producer.settings import Settings
 from producer.sources import Sources, file_name
+from producer.timeline import Timeline, read_timeline
 
 if TYPE_CHECKING:
     from producer.fetching import Fetcher
@@ -85,6 +92,7 @@ class Producer:
         *,
         name: str | None = None,
         idempotency_key: str | None = None,
+        batch: str | None = None,
     ) -> JobHandle:
         """Accept a document (its bytes, a file's path, or a file open for reading) and return at once; one at an
         `https://` or `s3://` address that the settings allow is fetched first.
@@ -109,12 +117,12 @@ class Producer:
         if isinstance(document, str) and document.startswith(("https://", "http://", "s3://")):
             with tempfile.TemporaryFile() as fetched:
                 named = self._fetch(document, fetched)
-                return self._submit(fetched, options, named if name is None else name, idempotency_key)
+                return self._submit(fetched, options, named if name is None else name, idempotency_key, batch)
         if not isinstance(document, str | Path):
-            return self._submit(document, options, name or "", idempotency_key)
+            return self._submit(document, options, name or "", idempotency_key, batch)
         path = Path(document)
         with _opened(path) as file:
-            return self._submit(file, options, path.name if name is None else name, idempotency_key)
+            return self._submit(file, options, path.name if name is None else name, idempotency_key, batch)
 
     def _fetch(self, url: str, file: IO[bytes]) -> str:
         """Write the document to the file; returns what it is called there."""
@@ -140,30 +148,20 @@ class Producer:
         return Fetcher(self.settings)
 
     def _submit(
-        self, source: bytes | IO[bytes], options: ReadOptions, name: str, idempotency_key: str | None
+        self,
+        source: bytes | IO[bytes],
+        options: ReadOptions,
+        name: str,
+        idempotency_key: str | None,
+        batch: str | None,
     ) -> JobHandle:
-        tenant = self.tenant or ""
-        name = shown_name(name)
-        if len(name) > NAME_CHARS:
-            raise InvalidRequest(f"name: at most {NAME_CHARS} characters.")
-        head, size_bytes = _look(source)
-        media_type = sniff(head)
-        if size_bytes > self.settings.max_document_bytes:
-            raise TooLarge(
-                f"The document has {size_bytes:,} bytes; at most {self.settings.max_document_bytes:,} are read."
-            )
-        key = None if idempotency_key is None else IdempotencyKey.of(idempotency_key, source, name, options, tenant)
-        document = document_digest(source, options, tenant) if self.settings.cache_ttl_s else ""
-        job_id = new_job_id()
-        job = Job(
-            id=job_id,
-            blob=job_id,
-            media_type=media_type,
-            size_bytes=size_bytes,
-            name=name,
-            options=options,
-            tenant=tenant,
+        job = self._new_job(source, options, name, batch)
+        key = (
+            None
+            if idempotency_key is None
+            else IdempotencyKey.of(idempotency_key, source, job.name, options, job.tenant)
         )
+        document = document_digest(source, options, job.tenant) if self.settings.cache_ttl_s else ""
         known = self.ledger.recall(document) if document and options.cache else None
         if known is not None:
             with suppress(Lapsed):
@@ -173,7 +171,7 @@ class Producer:
         self.blobs.put(job.blob, source)
         try:
             units = self.ledger.accept(
-                job, document_pages=1 if media_type.single_page else None, key=key, document=document
+                job, document_pages=1 if job.media_type.single_page else None, key=key, document=document
             )
         except AcceptedBefore as before:
             self._drop_blob(job.blob)
@@ -183,7 +181,123 @@ class Producer:
             self._drop_blob(job.blob)
             raise
         self._publisher.publish_all(units)
-        return JobHandle(self, job_id)
+        return JobHandle(self, job.id)
+
+    def _new_job(self, source: bytes | IO[bytes], options: ReadOptions, name: str, batch: str | None) -> Job:
+        """The job for a document. Raises what of `submit` can be told by the document and its name."""
+        name = shown_name(name)
+        if len(name) > NAME_CHARS:
+            raise InvalidRequest(f"name: at most {NAME_CHARS} characters.")
+        head, size_bytes = _look(source)
+        media_type = sniff(head)
+        if size_bytes > self.settings.max_document_bytes:
+            raise TooLarge(
+                f"The document has {size_bytes:,} bytes; at most {self.settings.max_document_bytes:,} are read."
+            )
+        job_id = new_job_id()
+        return Job(
+            id=job_id,
+            blob=job_id,
+            media_type=media_type,
+            size_bytes=size_bytes,
+            name=name,
+            options=options,
+            tenant=self.tenant or "",
+            batch=batch,
+        )
+
+    def submit_all(
+        self,
+        documents: Iterable[bytes | Path | str | IO[bytes]],
+        options: ReadOptions | None = None,
+        *,
+        names: Iterable[str] | None = None,
+        batch: str | None = None,
+    ) -> list[JobHandle | OcrpoolError]:
+        """`submit` for many documents, several times as fast: the handle of each, or why it is refused, in their order.
+
+        They are one batch under the name `batch` (1 to 64 letters, digits, `.`, `_`, `:` and `-`), if there is one; see
+        `batch`. An open file is read when its turn comes.
+
+        Raises:
+            InvalidRequest: the name of the batch has not the form of one.
+        """
+        if batch is not None and not BATCH_NAME.fullmatch(batch):
+            raise InvalidRequest("batch: 1 to 64 letters, digits, dots, underscores, colons and hyphens.")
+        options = options or ReadOptions()
+        if options.webhook_url is not None:
+            with naming("webhook_url"):
+                self._fetcher.target(options.webhook_url)
+        handles: list[JobHandle | OcrpoolError] = []
+        pairs = zip(documents, names or itertools.repeat(""), strict=False)
+        while some := list(itertools.islice(pairs, AT_ONCE)):
+            handles += self._submit_some(some, options, batch)
+        return handles
+
+    def _submit_some(
+        self, documents: Sequence[tuple[bytes | Path | str | IO[bytes], str]], options: ReadOptions, batch: str | None
+    ) -> list[JobHandle | OcrpoolError]:
+        with ExitStack() as open_files:
+            stored = Storing(self.ledger, self.blobs)
+            for document, chosen in documents:
+                name = chosen
+                try:
+                    if isinstance(document, str | Path):
+                        source: bytes | IO[bytes] = open_files.enter_context(_opened(Path(document)))
+                        name = name or Path(document).name
+                    else:
+                        source = document
+                    stored.add(self._new_job(source, options, name, batch), source)
+                except OcrpoolError as refusal:
+                    stored.refuse(refusal)
+            answers, units = stored.accept()
+        self._publisher.publish_all(units)
+        return [JobHandle(self, answer.id) if isinstance(answer, Job) else answer for answer in answers]
+
+    def batch(self, batch: str) -> list[JobStatus]:
+        """Where the jobs of a batch stand that are still there, in the order in which they were handed in.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return read_batch(self.ledger, batch, self.tenant or "")
+
+    def retry(self, job_id: str) -> JobHandle:
+        """A new job that reads the pages of a final one that were not read: those that failed, and those that a
+        cancelled or expired job did not come to. Its deadline counts from now. Asked again, it is the same job.
+
+        Raises:
+            NotFound: there is no such job.
+            NotFinished: it has not ended.
+            InvalidRequest: every page was read.
+            QueueFull, QuotaExceeded, Unavailable: the pool takes nothing now.
+        """
+        job, document_pages = again(self.ledger, job_id, self.tenant)
+        try:
+            units = self.ledger.accept(job, document_pages)
+        except AcceptedBefore as before:
+            return JobHandle(self, before.job_id, replayed=True)
+        self._publisher.publish_all(units)
+        return JobHandle(self, job.id)
+
+    def jobs(self, state: JobState | None = None, limit: int | None = None) -> Iterator[JobStatus]:
+        """The jobs of a state, or all, the last accepted first; at most `limit`."""
+        cursor: str | None = ""
+        while cursor is not None and limit != 0:
+            found = list_jobs(self.ledger, state, min(limit or MOST_JOBS, MOST_JOBS), cursor, self.tenant)
+            yield from found.jobs
+            limit, cursor = limit and limit - len(found.jobs), found.cursor
+
+    def pages(self, job_id: str, after: int = 0) -> PagesRead:
+        """Up to 100 outcomes of a job, finished or not, in the order in which they came; `after` so many of them.
+
+        Raises `NotFound`.
+        """
+        return read_pages(self.ledger, job_id, after, tenant=self.tenant)
+
+    def timeline(self, job_id: str) -> Timeline:
+        """Who held which of the job's pages, and where their time went. Raises `NotFound`."""
+        return read_timeline(self.ledger, job_id, self.tenant)
 
     def _submit_known(self, job: Job, known: Known, document: str, key: IdempotencyKey | None) -> JobHandle:
         """Its document lies where that of the known job does, which stays as long as either.
@@ -275,6 +389,15 @@ class JobHandle(Saves):
 
     def cancel(self) -> JobStatus:
         return self.producer.cancel(self.id)
+
+    def retry(self) -> JobHandle:
+        return self.producer.retry(self.id)
+
+    def pages(self, after: int = 0) -> PagesRead:
+        return self.producer.pages(self.id, after)
+
+    def timeline(self) -> Timeline:
+        return self.producer.timeline(self.id)
 
     def fetch(self, format: Format, page: int | None = None) -> IO[bytes]:
         """The result in a format, as a file to be closed; an overlay is of one page. Raises as `Results` does."""

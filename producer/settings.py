@@ -188,6 +188,10 @@ class Settings(BaseSettings):
     max_queued_jobs: int = Field(
         10_000, ge=1, description="Unfinished jobs that the pool holds before it refuses more."
     )
+    max_batch_documents: int = Field(1000, ge=1, le=10_000, description="Most documents of one request for a batch.")
+    max_batch_bytes: int = Field(
+        100_000_000, ge=1, description="Most bytes of them together; up to a million of each are held in memory."
+    )
     tenant_max_queued_pages: int = Field(
         0,
         ge=0,

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from producer.embedded import Embedded
-from producer.job import Lane
+from producer.job import JobState, Lane
 from producer.ledger import Ledger
 from producer.producer import Producer
 from producer.settings import Settings
@@ -57,11 +57,16 @@ OWNED = {
     "deliveries",
     "dead",
     "totals",
+    "flow",
     *(f"waiting:{lane}" for lane in Lane),
     *(f"turns:{lane}" for lane in Lane),
+    *(f"index:{state}" for state in JobState),
 }
 #: The same of one tenant each.
-OWNED_BY_TENANT = tuple(f"waiting:{lane}:" for lane in Lane)
+OWNED_BY_TENANT = (
+    *(f"waiting:{lane}:" for lane in Lane),
+    *(f"index:{state}:" for state in JobState),
+)
 
 
 @pytest.fixture

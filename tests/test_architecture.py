@@ -36,7 +36,7 @@ LAYERS = [
         "processes",
         "cards",
     },
-    {"following", "outbox", "plan", "results", "sources"},
+    {"following", "outbox", "plan", "results", "sources", "pages", "listing", "timeline", "retries", "batches"},
     {"producer", "workers", "dead", "webhooks", "tenants", "api_keys"},
     {"embedded", "progress", "printing"},
     {"client"},

@@ -26,7 +26,7 @@ from producer.job import Lane
 from worker.backlog import Backlog, Batch, Bucket, In
 from worker.crew import Crew
 from worker.device import Device, Trouble
-from worker.groups import Group, Out
+from worker.groups import Batches, Group, Out
 from worker.records import BatchRecord
 from worker.runs import BatchObserver, Runner, Runs
 
@@ -132,8 +132,11 @@ class Batcher(Generic[Bucket, In, Out]):
         lane: Lane = Lane.INTERACTIVE,
         deadline: float | None = None,
         cancelled: Callable[[], bool] | None = None,
+        batches: Batches | None = None,
     ) -> Future[list[Out]]:
         """Queue items, each in its own bucket; blocks while the queue is full, until `deadline` at most.
+
+        `batches` gets the records of those that the items are in, complete once the future resolves.
 
         The future always resolves, once every item has: with the answers in the order of the items, or with the error
         of the first item that has one. That is what its runner raised for it alone, `EngineOutOfMemory`,
@@ -143,7 +146,7 @@ class Batcher(Generic[Bucket, In, Out]):
         leaves.
         """
         urgent = lane is Lane.INTERACTIVE
-        group: Group[Out] = Group(len(items), urgent=urgent, deadline=deadline, cancelled=cancelled)
+        group: Group[Out] = Group(len(items), urgent=urgent, deadline=deadline, cancelled=cancelled, batches=batches)
         if not items:
             group.resolve()
             return group.future

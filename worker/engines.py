@@ -7,9 +7,8 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import structlog
@@ -17,9 +16,11 @@ import structlog
 from producer.errors import InvalidRequest, Unavailable
 from producer.job import Line, PageResult, ReadOptions, Timings
 from producer.settings import Settings
+from producer.timeline import BatchShare
 from worker import kernels, metrics
 from worker.detection import Detector, Quads
 from worker.device import Device, Trouble
+from worker.groups import Batches
 from worker.orientation import Orientation, settle
 from worker.predictors import Predictor, Shape, Stage
 from worker.rasterise import Raster
@@ -40,6 +41,8 @@ CARD_BATCHES = 2
 #: them: 64 scans of 300 dpi (26 MB each), or fewer photographs. A page that finds no room fails as
 #: `engine_out_of_memory`.
 CARD_ROOM_BYTES = 2_000_000_000
+#: Of the batches that a page's items were in, so many are told for each stage.
+MOST_SHARES = 12
 
 
 class Passage(Protocol):
@@ -47,6 +50,11 @@ class Passage(Protocol):
 
     def step_aside(self) -> None:
         """Say that the page may come to no batch, so that none waits for it. It may be read all the same."""
+        ...
+
+    @property
+    def shares(self) -> dict[str, list[BatchShare]]:
+        """The page's batches in each stage so far; the first few of them."""
         ...
 
     def read(self, page: int, raster: Raster, rasterise_ms: float) -> PageResult:
@@ -227,6 +235,7 @@ class _PpOcrPassage:
     at_detector: Callable[[], None]
     at_turner: Callable[[], None]
     at_recogniser: Callable[[], None]
+    shares: dict[str, list[BatchShare]] = field(default_factory=dict)
 
     def step_aside(self) -> None:
         for has_come in (self.at_detector, self.at_turner, self.at_recogniser):
@@ -260,7 +269,7 @@ class _PpOcrPassage:
         item, bucket = self.engine.detector.prepare(page)
         answers = self._submit(self.engine.detecting, [item], [bucket])
         self.at_detector()
-        return self.engine.detector.finish(answers.result()[0], item)
+        return self.engine.detector.finish(answers()[0], item)
 
     def _recognise(self, page: Page, quads: Quads) -> list[Line]:
         lines = self.engine.recogniser.prepare(page, quads)
@@ -270,7 +279,7 @@ class _PpOcrPassage:
         self.at_recogniser()
         return [
             Line(quad=quad, text=read.text, score=min(1.0, read.score), angle=angle)
-            for quad, read, angle in zip(as_quads(quads), answers.result(), angles, strict=True)
+            for quad, read, angle in zip(as_quads(quads), answers(), angles, strict=True)
             if read.text and read.score >= self.options.min_score
         ]
 
@@ -281,12 +290,29 @@ class _PpOcrPassage:
         items = self.engine.orientation.prepare(lines)
         answers = self._submit(turning, items, [item.bucket for item in items])
         self.at_turner()
-        turned = settle(lines, answers.result())
+        turned = settle(lines, answers())
         return [180 if turn else 0 for turn in turned]
 
     def _submit(
         self, stage: BatchedStage[In, Out], items: Sequence[In], buckets: Sequence[Bucket]
-    ) -> Future[list[Out]]:
-        return stage.batcher.submit_many(
-            items, buckets=buckets, lane=self.options.lane, deadline=self.deadline, cancelled=self.cancelled
+    ) -> Callable[[], list[Out]]:
+        """Hand the items in; what is returned waits for their answers, and keeps what batches they were in."""
+        batches: Batches = []
+        submitted_at = time.monotonic()
+        future = stage.batcher.submit_many(
+            items,
+            buckets=buckets,
+            lane=self.options.lane,
+            deadline=self.deadline,
+            cancelled=self.cancelled,
+            batches=batches,
         )
+
+        def answers() -> list[Out]:
+            try:
+                return future.result()
+            finally:
+                name = stage.batcher.name
+                self.shares[name] = [record.share(items, submitted_at) for record, items in batches[:MOST_SHARES]]
+
+        return answers

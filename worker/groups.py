@@ -7,8 +7,12 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from producer.errors import Cancelled, DeadlineExceeded, Internal
+from worker.records import BatchRecord
 
 Out = TypeVar("Out")
+
+#: The records of a group's batches, with the items that each had of it.
+Batches = list[tuple[BatchRecord, int]]
 
 
 class Group(Generic[Out]):
@@ -27,6 +31,7 @@ class Group(Generic[Out]):
         "_failed_at",
         "_open",
         "_withdrawn",
+        "batches",
         "bulk_before",
         "deadline",
         "future",
@@ -43,12 +48,15 @@ class Group(Generic[Out]):
         deadline: float | None = None,
         cancelled: Callable[[], bool] | None = None,
         alone: bool = False,
+        batches: Batches | None = None,
     ) -> None:
         self.future: Future[Any] = Future()
         self.urgent = urgent
         self.deadline = deadline
         self._cancelled = cancelled
         self._alone = alone
+        #: Gets each batch that has items of the group, with how many, before it runs.
+        self.batches = batches
         self._answers: list[Any] = [None] * size
         self._open = size
         self._begun = self._withdrawn = False

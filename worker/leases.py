@@ -50,6 +50,12 @@ class LeaseKeeper(Periodic):
         with self._lock:
             return list(self._held)
 
+    def job_ended(self, job_id: str) -> None:
+        """Let go of all that is held of the job, without waiting for the next renewal."""
+        for lease in self.held:
+            if lease.claim.job.id == job_id:
+                lease.lost.set()
+
     def renew(self) -> None:
         """Renew every held lease once. While the ledger is away, pages are read on: the fence makes that harmless."""
         leases = self.held

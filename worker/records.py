@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from producer.errors import DeadlineExceeded, Internal, Unavailable
+from producer.timeline import BatchShare
 
 
 @dataclass(slots=True)
@@ -15,6 +16,10 @@ class BatchRecord:
 
     name: str
     bucket: Hashable = None
+    #: Counts the batches that left the queue.
+    number: int = 0
+    #: When it left, on the batcher's clock.
+    began_at: float = 0.0
     #: Items that ran: those with an answer and those that failed.
     size: int = 0
     #: The size that would have been a full batch.
@@ -42,6 +47,17 @@ class BatchRecord:
     ceiling_ratio: float = 1.0
     #: Items left in the queue.
     queued: int = 0
+
+    def share(self, items: int, submitted_at: float) -> BatchShare:
+        """What it had of a group: so many items, handed in at that time. Complete once they are answered."""
+        return BatchShare(
+            batch=self.number,
+            items=items,
+            size=self.size,
+            fill=round(self.size / self.max_size, 3),
+            wait_ms=round(1000 * (self.began_at - submitted_at), 1),
+            compute_ms=round(1000 * self.run_s, 1),
+        )
 
     def drop(self, refusal: Exception, items: int = 1) -> None:
         """Count items that `refusal` kept from running."""

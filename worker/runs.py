@@ -3,7 +3,9 @@ has one outcome."""
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Generic
@@ -47,6 +49,7 @@ class Runs(Generic[Bucket, In, Out]):
         self._clock = clock
         self._observer = observer
         self._streak = Streak()
+        self._numbers = itertools.count(1)
         self._busy_since = 0.0
         #: Runners with a batch.
         self.busy = 0
@@ -63,8 +66,10 @@ class Runs(Generic[Bucket, In, Out]):
 
     def run(self, number: int, batch: Batch[Bucket, In, Out]) -> None:
         """Run a batch that has begun, on one of the runners."""
-        record = BatchRecord(self._name, batch.bucket, max_size=batch.max_size)
         started = self._clock()
+        record = BatchRecord(
+            self._name, batch.bucket, number=next(self._numbers), began_at=started, max_size=batch.max_size
+        )
         try:
             entries = self._admit(batch.entries, record, started)
             if entries:
@@ -110,6 +115,9 @@ class Runs(Generic[Bucket, In, Out]):
             entries = [entry for entry in entries if not refusals[entry[0]]]
         if entries:
             record.size = len(entries)
+            for group, items in Counter(entry[0] for entry in entries).items():
+                if group.batches is not None:
+                    group.batches.append((record, items))
             waits = [now - entry[0].submitted_at for entry in entries]
             record.waited_s, record.mean_wait_s = max(waits), sum(waits) / len(waits)
         return entries
@@ -158,6 +166,8 @@ class Runs(Generic[Bucket, In, Out]):
         self.moved_at = self._clock()
         with self._device.call(lambda: f"{self._name}: {len(part)} items of {bucket}"):
             answers = list(self._runners[number](bucket, [item for _, _, item in part]))
+        # Known to whoever gets the answers; the batch may have parts that are still to run.
+        record.run_s = self._clock() - record.began_at
         if len(answers) != len(part):
             raise Internal(f"The {self._name} stage gave {len(answers)} answers to {len(part)} items.")
         return answers

@@ -86,6 +86,7 @@ class Station:
         #: Set once this worker takes no more work.
         self.stopping = threading.Event()
         self._ready = False
+        self._device = "cpu"
 
     def _rasters(self) -> Rasters:
         if self.settings.jpeg_decode == "sandbox":
@@ -102,6 +103,8 @@ class Station:
         """Load and warm everything. The worker takes no message before this has returned."""
         found = cards_for(self.settings)
         cards = "; ".join(map(str, found.cards)) or f"none: {found.reason}"
+        if self.engine.on_card and found.cards:
+            self._device = str(found.cards[0])
         log.info("worker.starts", name=self.name, cards=cards, cpus=as_ranges(os.sched_getaffinity(0)))
         self.blobs.check()
         self.rasteriser.start()
@@ -195,6 +198,12 @@ class Station:
             description = {"pid": os.getpid(), "host": socket.gethostname(), "metrics": self.health.address}
             self._prompt_ledger.announce(
                 self.name,
-                {**description, "engine": self.engine.name, "model": self.engine.model, "pages": self.in_flight.pages},
+                {
+                    **description,
+                    "engine": self.engine.name,
+                    "model": self.engine.model,
+                    "device": self._device,
+                    "pages": self.in_flight.pages,
+                },
                 self._reader,
             )

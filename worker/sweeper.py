@@ -17,6 +17,8 @@ log = structlog.get_logger(__name__)
 
 #: A blob that could not be deleted is tried again after this many seconds.
 UNDELETED_S = 3600
+#: Jobs that are taken out of the lists in one go at least, if there may be more of them.
+FORGOTTEN_AT_ONCE = 500
 #: A walk through the blob folder for unfinished files, in seconds.
 LOOK_AGAIN_S = 600
 
@@ -47,6 +49,8 @@ class Sweeper(Periodic):
         swept = self._sweep_once()
         while swept.more and not self._stopping.is_set():
             swept += self._sweep_once()
+        while self._ledger.forget_jobs() >= FORGOTTEN_AT_ONCE and not self._stopping.is_set():
+            pass
         self._delete_unfinished()
         if swept.publish:
             log.info("sweeper.published_again", units=len(swept.publish), deaths=swept.deaths)

@@ -30,6 +30,7 @@ from producer.job import (
     Unit,
 )
 from producer.ledger import Claim, Refusal
+from producer.timeline import traced
 from worker import metrics
 from worker.device import DeviceFailed
 from worker.leases import Lease
@@ -162,9 +163,10 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
     pixels = ""
     if lease.lost.is_set():
         return True
+    trace: list[str] = []
     try:
         with metrics.PAGES_IN_FLIGHT.track_inprogress():
-            read = _read(station, lease, document, page, deadline)
+            read = _read(station, lease, document, page, deadline, trace=trace)
             outcome, pixels = read.result, read.pixels
     except JobEnded:
         return True  # The ledger has ended the job, or the sweeper is about to.
@@ -178,11 +180,14 @@ def read_page(station: Station, lease: Lease, document: Path, page: int, deadlin
     except Exception:
         log.exception("page.failed", job_id=job.id, page=page)
         outcome = _failure(page, Internal("The page failed inside the pool."))
-    return _finish(station, lease, outcome, pixels)
+    return _finish(station, lease, outcome, "".join(trace), pixels)
 
 
-def _read(station: Station, lease: Lease, document: Path, page: int, deadline: float) -> Read:
-    """From the page's own text where that is asked for and sound, from its picture everywhere else."""
+def _read(station: Station, lease: Lease, document: Path, page: int, deadline: float, *, trace: list[str]) -> Read:
+    """From the page's own text where that is asked for and sound, from its picture everywhere else.
+
+    `trace` gets where the time went, however the reading ends.
+    """
     job, started = lease.claim.job, time.perf_counter()
     own = None
     if job.options.pdf_text != "ocr" and job.media_type is MediaType.PDF:
@@ -194,28 +199,31 @@ def _read(station: Station, lease: Lease, document: Path, page: int, deadline: f
         station.engine.passage(job.options, deadline, lease.lost.is_set) as passage,
         station.rasters.page(document, job.media_type, page) as raster,
     ):
-        read = station.page_cache.read(
-            job,
-            page,
-            raster,
-            passage,
-            1000 * (time.perf_counter() - started),
-            deadline=deadline,
-            cancelled=lease.lost.is_set,
-        )
+        rasterise_ms = 1000 * (time.perf_counter() - started)
+        try:
+            read = station.page_cache.read(
+                job, page, raster, passage, rasterise_ms, deadline=deadline, cancelled=lease.lost.is_set
+            )
+        finally:
+            trace.append(traced(rasterise_ms, passage.shares))
     if own is None:
         return read
     return replace(read, result=own.beside(read.result, compare=job.options.pdf_text == "verify"))
 
 
-def _finish(station: Station, lease: Lease, outcome: PageResult | PageFailure, pixels: str = "") -> bool:
+def _finish(
+    station: Station, lease: Lease, outcome: PageResult | PageFailure, trace: str = "", pixels: str = ""
+) -> bool:
     """Write the outcome, for pages with the same `pixels`, too. False if the page must be read again, by another
     worker."""
     reader = station.page_cache.reader
-    write = partial(station.ledger.finish_page, lease.claim, outcome, reader=reader, pixels=pixels)
+    write = partial(station.ledger.finish_page, lease.claim, outcome, trace, reader=reader, pixels=pixels)
     verdict = _patiently(station, lease, write)
     if isinstance(verdict, JobState):
         _count(outcome)
+    if verdict is Refusal.FINAL:
+        # Somebody has ended the job: what this worker holds of it besides need not come to this to learn it.
+        station.leases.job_ended(lease.claim.job.id)
     if verdict in (Refusal.FENCED, Refusal.FINAL) or (isinstance(verdict, JobState) and verdict.final):
         lease.lost.set()
     return verdict is not None

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from producer.blobs import Probe
-from producer.gateway import health, jobs, ocr, openapi, overlays, problems
+from producer.gateway import batches, events, health, jobs, listing, ocr, openapi, overlays, problems, progress
 from producer.gateway.async_producer import AsyncProducer
 from producer.gateway.callers import Callers
 from producer.gateway.metrics import Metrics, MetricsMiddleware
@@ -59,7 +59,7 @@ def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
     )
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     problems.install(app)
-    for part in (jobs, overlays, ocr, health):
+    for part in (jobs, listing, progress, events, batches, overlays, ocr, health):
         app.include_router(part.router)
     openapi.describe_problems(app)
     return app

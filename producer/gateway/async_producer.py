@@ -10,10 +10,10 @@ from typing import Self, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from producer.errors import InvalidRequest
-from producer.gateway.documents import Upload
+from producer.errors import InvalidRequest, OcrpoolError
+from producer.gateway.documents import ManyFiles, Upload
 from producer.idempotency import named
-from producer.job import JobStatus, Tenant
+from producer.job import JobStatus, ReadOptions, Tenant
 from producer.producer import JobHandle, Producer
 
 #: Threads for submissions, which hold or copy documents, and for all other calls, which are short: the first cannot
@@ -63,13 +63,27 @@ class AsyncProducer:
             assert submitted is not None
         return submitted
 
+    def _check_webhook(self, options: ReadOptions) -> None:
+        if options.webhook_url is not None and not self.producer.settings.webhook_secrets:
+            raise InvalidRequest("webhook_url: this pool sends no webhooks (OCRPOOL_WEBHOOK_SECRETS is empty).")
+
+    async def submit_all(self, upload: ManyFiles, batch: str) -> list[JobStatus | OcrpoolError]:
+        """Where each of the documents stands, or why it is refused."""
+        return await to_thread.run_sync(partial(self._submit_all, upload, batch), limiter=self._submits)
+
+    def _submit_all(self, upload: ManyFiles, batch: str) -> list[JobStatus | OcrpoolError]:
+        self._check_webhook(upload.options)
+        handles = self.producer.submit_all(upload.files, upload.options, names=upload.names, batch=batch)
+        accepted = [handle.id for handle in handles if isinstance(handle, JobHandle)]
+        statuses = {status.id: status for status in self.producer.ledger.statuses(accepted)}
+        return [statuses[handle.id] if isinstance(handle, JobHandle) else handle for handle in handles]
+
     def _submit(
         self, upload: Upload, idempotency_key: str | None, *, fetching: bool = False
     ) -> tuple[JobHandle, JobStatus] | None:
         """None for a document that has to be fetched, unless this is the thread for it."""
         with upload.opened() as document:
-            if document.options.webhook_url is not None and not self.producer.settings.webhook_secrets:
-                raise InvalidRequest("webhook_url: this pool sends no webhooks (OCRPOOL_WEBHOOK_SECRETS is empty).")
+            self._check_webhook(document.options)
             if isinstance(document.source, str) and not fetching:
                 return None
             job = self.producer.submit(

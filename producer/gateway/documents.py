@@ -27,6 +27,8 @@ from producer.settings import Settings
 #: What a body may carry beside the document: boundaries, part headers and option fields.
 OVERHEAD_BYTES = 1 << 16
 FIELD_BYTES = 4096
+#: The head of one of many files in a form.
+PART_BYTES = 512
 MAX_FIELDS = 32
 #: Bodies and documents up to this size stay in memory, larger ones wait in a temporary file.
 IN_MEMORY_BYTES = 1 << 20
@@ -220,9 +222,9 @@ def _too_large(max_bytes: int, hint: str = "") -> TooLarge:
 
 
 @asynccontextmanager
-async def _form(bounded: Request) -> AsyncIterator[FormData]:
+async def _form(bounded: Request, max_files: int = 1) -> AsyncIterator[FormData]:
     try:
-        form = await bounded.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=FIELD_BYTES)
+        form = await bounded.form(max_files=max_files, max_fields=MAX_FIELDS, max_part_size=FIELD_BYTES)
     except HTTPException as error:
         raise InvalidRequest(f"The form cannot be read: {str(error.detail).rstrip('.')}.") from error
     try:
@@ -245,6 +247,47 @@ def _from_form(form: FormData, max_bytes: int) -> FormUpload:
     # A browser sends the fields that a person left alone as empty texts.
     chosen = {field: value for field, value in fields.items() if value != ""}
     return FormUpload(file=file.file, name=str(name), options=_options(chosen))
+
+
+@dataclass(frozen=True)
+class ManyFiles:
+    """The files of a form with their names, and how to read each of them."""
+
+    files: list[IO[bytes]]
+    names: list[str]
+    options: ReadOptions
+
+
+@asynccontextmanager
+async def received_many(request: Request, settings: Settings) -> AsyncIterator[ManyFiles]:
+    """The files of a multipart form, once all of them have come; valid inside the context.
+
+    Raises:
+        as `received`; what is wrong with one of the files alone is not looked at here.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+        raise UnsupportedMediaType("Send the documents as multipart/form-data.")
+    most, max_bytes = settings.max_batch_documents, settings.max_batch_bytes
+    too_large = TooLarge(f"The documents have more than {max_bytes} bytes together (OCRPOOL_MAX_BATCH_BYTES).")
+    bounded = _bounded(request, max_bytes + OVERHEAD_BYTES + most * PART_BYTES, too_large, settings)
+    async with AsyncExitStack() as held:
+        with _room():
+            form = await held.enter_async_context(_form(bounded, most))
+        yield _many_from_form(form, too_large, max_bytes)
+
+
+def _many_from_form(form: FormData, too_large: TooLarge, max_bytes: int) -> ManyFiles:
+    files = [value for field, value in form.multi_items() if field == "file" and isinstance(value, UploadFile)]
+    if not files:
+        raise InvalidRequest("file: the form has no file in a field of this name.")
+    if sum(file.size or 0 for file in files) > max_bytes:
+        raise too_large
+    fields = [(field, value) for field, value in form.multi_items() if field != "file"]
+    if len(dict(fields)) != len(fields):
+        raise InvalidRequest("The form names a field twice.")
+    names = [shown_name(file.filename or "")[:NAME_CHARS] for file in files]
+    chosen = {field: value for field, value in fields if value != ""}
+    return ManyFiles([file.file for file in files], names, _options(chosen))
 
 
 def _options(fields: Mapping[str, Any]) -> ReadOptions:

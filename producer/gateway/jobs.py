@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -27,9 +28,11 @@ from producer.formats import Format
 from producer.gateway.documents import received
 from producer.gateway.exports import EXPORT_ERRORS, AskedFormat, accepted, result_as
 from producer.gateway.openapi import JOB_BODY, RESULT_EXAMPLE, STATUS_EXAMPLE
+from producer.gateway.preferences import PreferHeader, applied, preferred_wait_s
 from producer.gateway.problems import POLL_AFTER_S, responses
-from producer.gateway.state import TheGateway
+from producer.gateway.state import Gateway, TheGateway
 from producer.job import JobResult, JobStatus
+from producer.producer import JobHandle
 
 router = APIRouter(prefix="", tags=["jobs"])
 
@@ -58,6 +61,9 @@ class JobLinks(BaseModel):
 
     self: str = Field(examples=["/v1/jobs/job_..."])
     result: str = Field(examples=["/v1/jobs/job_.../result"])
+    pages: str = Field(examples=["/v1/jobs/job_.../pages"])
+    events: str = Field(examples=["/v1/jobs/job_.../events"])
+    timeline: str = Field(examples=["/v1/jobs/job_.../timeline"])
 
 
 class JobAnswer(JobStatus):
@@ -70,9 +76,15 @@ def job_path(job_id: str) -> str:
     return f"/v1/jobs/{job_id}"
 
 
-def _answer(status: JobStatus, *, code: int = 200, headers: dict[str, str] | None = None) -> Response:
+def described(status: JobStatus) -> JobAnswer:
+    """The status with the job's addresses."""
     path = job_path(status.id)
-    answer = JobAnswer(**dict(status), links=JobLinks(self=path, result=f"{path}/result"))
+    parts = {part: f"{path}/{part}" for part in ("result", "pages", "events", "timeline")}
+    return JobAnswer(**dict(status), links=JobLinks(self=path, **parts))
+
+
+def _answer(status: JobStatus, *, code: int = 200, headers: dict[str, str] | None = None) -> Response:
+    answer = described(status)
     out = {"Cache-Control": "no-store", **(headers or {})}
     if not status.final:
         out["Retry-After"] = str(POLL_AFTER_S)
@@ -86,6 +98,7 @@ def _answer(status: JobStatus, *, code: int = 200, headers: dict[str, str] | Non
     response_model=JobAnswer,
     openapi_extra=JOB_BODY,
     responses={
+        200: {"description": "It has ended already, within the time that was preferred.", "model": JobAnswer},
         202: {
             "description": "The job is accepted. `Location` is its address.",
             "content": {"application/json": {"example": STATUS_EXAMPLE}},
@@ -105,7 +118,9 @@ def _answer(status: JobStatus, *, code: int = 200, headers: dict[str, str] | Non
         ),
     },
 )
-async def submit(request: Request, gateway: TheGateway, idempotency_key: IdempotencyHeader = None) -> Response:
+async def submit(
+    request: Request, gateway: TheGateway, idempotency_key: IdempotencyHeader = None, prefer: PreferHeader = None
+) -> Response:
     """Accepts a PDF or an image and returns at once; the pool reads it in the background.
 
     The type is told from the document's first bytes, never from its name. Send it as a form with a `file` and the
@@ -114,11 +129,15 @@ async def submit(request: Request, gateway: TheGateway, idempotency_key: Idempot
     With the option `webhook_url`, a signed webhook (https://www.standardwebhooks.com) tells when the job has ended.
 
     Send it again under the same `Idempotency-Key` when no answer came: it is one job, for as long as the pool knows it.
+    With `Prefer: wait=10` the answer waits up to 10 seconds for the job to end, and is 200 if it has.
     """
     async with gateway.producer.sole_use(idempotency_key), received(request, gateway.settings) as upload:
         job, status = await gateway.producer.submit(upload, idempotency_key)
     headers = {"Location": job_path(status.id), **({"Idempotent-Replayed": "true"} if job.replayed else {})}
-    return _answer(status, code=202, headers=headers)
+    if wait_s := preferred_wait_s(prefer, gateway.settings):
+        status = await gateway.wait(status.id, wait_s)
+        headers |= applied(wait_s)
+    return _answer(status, code=200 if wait_s and status.final else 202, headers=headers)
 
 
 @router.get(
@@ -144,10 +163,16 @@ async def status(
             description="Seconds to wait for the job to end; a longer wait than the gateway's limit is cut to it.",
         ),
     ] = 0,
+    prefer: PreferHeader = None,
 ) -> Response:
-    """Tells how far the job is. With `wait`, answers as soon as the job has ended, or when the time is up."""
-    found = await gateway.wait(job_id, wait) if wait else await gateway.producer.status(job_id)
-    return _answer(found)
+    """Tells how far the job is. With `wait`, or `Prefer: wait=`, answers as soon as the job has ended, or when the time
+    is up."""
+    preferred_s = 0 if wait else preferred_wait_s(prefer, gateway.settings)
+    if wait_s := wait or preferred_s:
+        found = await gateway.wait(job_id, wait_s)
+    else:
+        found = await gateway.producer.status(job_id)
+    return _answer(found, headers=applied(preferred_s) if preferred_s else None)
 
 
 @router.get(
@@ -200,3 +225,30 @@ async def result(
 async def cancel(job_id: JobIdInPath, gateway: TheGateway) -> Response:
     """Stops the job's work. A job that has ended stays as it is."""
     return _answer(await gateway.producer.cancel(job_id))
+
+
+@router.post(
+    "/v1/jobs/{job_id}/retry",
+    status_code=202,
+    summary="Read again what was not read",
+    response_model=JobAnswer,
+    responses={
+        202: {
+            "description": "The new job, of which `retry_of` is this one. `Location` is its address.",
+            "content": {"application/json": {"example": STATUS_EXAMPLE}},
+        },
+        **responses(InvalidRequest, NotFound, NotFinished, QueueFull, Unavailable),
+    },
+)
+async def retry(job_id: JobIdInPath, gateway: TheGateway) -> Response:
+    """Reads the pages of a job that has ended which failed, or which it did not come to because it was cancelled or
+    expired, in a new job: the old one stays as it is. Asked again, it is the same new job.
+    """
+    job, status = await gateway.producer.call(partial(_retried, gateway, job_id))
+    headers = {"Location": job_path(status.id), **({"Idempotent-Replayed": "true"} if job.replayed else {})}
+    return _answer(status, code=202, headers=headers)
+
+
+def _retried(gateway: Gateway, job_id: str) -> tuple[JobHandle, JobStatus]:
+    job = gateway.producer.producer.retry(job_id)
+    return job, job.status()

@@ -103,6 +103,7 @@ class Metrics:
             buckets=LATENCY_BUCKETS,
             registry=self.registry,
         )
+        self.event_streams = Gauge("ocrpool_http_event_streams", "Open event streams.", registry=self.registry)
         self.long_polls = Gauge("ocrpool_http_long_polls", "Requests that wait for a job.", registry=self.registry)
 
     def watch_pool(self, ledger: Ledger) -> None:

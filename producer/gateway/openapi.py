@@ -25,7 +25,18 @@ STATUS_EXAMPLE: dict[str, Any] = {
     "started_at": 1767225600.02,
     "finished_at": None,
     "error": None,
-    "links": {"self": f"/v1/jobs/{_JOB_ID}", "result": f"/v1/jobs/{_JOB_ID}/result"},
+    "queue_position": None,
+    "estimated_wait_s": None,
+    "batch": None,
+    "retry_of": None,
+    "retried_by": None,
+    "links": {
+        "self": f"/v1/jobs/{_JOB_ID}",
+        "result": f"/v1/jobs/{_JOB_ID}/result",
+        "pages": f"/v1/jobs/{_JOB_ID}/pages",
+        "events": f"/v1/jobs/{_JOB_ID}/events",
+        "timeline": f"/v1/jobs/{_JOB_ID}/timeline",
+    },
 }
 
 RESULT_EXAMPLE: dict[str, Any] = {
@@ -62,6 +73,47 @@ RESULT_EXAMPLE: dict[str, Any] = {
 }
 
 
+PAGES_EXAMPLE: dict[str, Any] = {
+    "id": _JOB_ID,
+    "state": "running",
+    "pages": RESULT_EXAMPLE["pages"],
+    "next": 1,
+    "more": True,
+}
+
+TIMELINE_EXAMPLE: dict[str, Any] = {
+    "id": _JOB_ID,
+    "state": "succeeded",
+    "created_at": 1767225600.0,
+    "started_at": 1767225600.02,
+    "finished_at": 1767225600.42,
+    "attempts": [
+        {
+            "unit": "1+1",
+            "worker": "host-4711",
+            "device": "cpu",
+            "claimed_at": 1767225600.02,
+            "ended_at": 1767225600.42,
+            "ended": "done",
+        }
+    ],
+    "pages": [
+        {
+            "page": 1,
+            "unit": "1+1",
+            "failed": False,
+            "at": 1767225600.42,
+            "worker": "host-4711",
+            "rasterise_ms": 7.1,
+            "stages": {
+                "detector": [{"batch": 17, "items": 1, "size": 2, "fill": 0.25, "wait_ms": 4.0, "compute_ms": 44.1}]
+            },
+        }
+    ],
+    "complete": True,
+}
+
+
 def _form_schema() -> dict[str, Any]:
     options = ReadOptions.model_json_schema()
     return {
@@ -82,6 +134,10 @@ _JSON = {
 }
 
 JOB_BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": _FORM, "application/json": _JSON}}}
+_FILES = _form_schema()
+_FILES["properties"] |= {"file": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}}
+del _FILES["properties"]["name"]
+BATCH_BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FILES}}}}
 OCR_BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": _FORM}}}
 
 

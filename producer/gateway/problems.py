@@ -53,16 +53,7 @@ def problem_response(
     error: OcrpoolError, *, status: int | None = None, headers: Mapping[str, str] | None = None, instance: str = ""
 ) -> Response:
     """The answer that tells `error`. `instance` is the path of the job that it is about."""
-    status = error.http_status if status is None else status
-    problem = Problem(
-        type=f"urn:ocrpool:problem:{error.code}",
-        title=error.code.replace("_", " ").capitalize(),
-        status=status,
-        detail=str(error),
-        code=error.code,
-        retryable=error.retryable,
-        instance=instance or None,
-    )
+    problem = problem_of(error, status=status, instance=instance)
     out = dict(headers or {})
     if error.retryable:
         out["Retry-After"] = str(
@@ -73,7 +64,20 @@ def problem_response(
     if instance:
         out["Location"] = instance
     body = problem.model_dump_json(exclude_none=True)
-    return Response(body, status_code=status, headers=out, media_type=MEDIA_TYPE)
+    return Response(body, status_code=problem.status, headers=out, media_type=MEDIA_TYPE)
+
+
+def problem_of(error: OcrpoolError, *, status: int | None = None, instance: str = "") -> Problem:
+    """The error as a problem."""
+    return Problem(
+        type=f"urn:ocrpool:problem:{error.code}",
+        title=error.code.replace("_", " ").capitalize(),
+        status=error.http_status if status is None else status,
+        detail=str(error),
+        code=error.code,
+        retryable=error.retryable,
+        instance=instance or None,
+    )
 
 
 def invalid(errors: Sequence[Any]) -> InvalidRequest:

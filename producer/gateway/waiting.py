@@ -1,4 +1,4 @@
-"""Waiting for jobs: one Redis subscription a process wakes every long-poll whose job is final."""
+"""Waiting for jobs: one Redis subscription a process wakes each long-poll whose job is final, and each event stream."""
 
 from __future__ import annotations
 
@@ -27,13 +27,18 @@ RECONNECT_S = (0.1, 2.0)
 REREAD_S = 5.0
 
 
+Bells = dict[str, set[asyncio.Event]]
+
+
 class Watcher:
     """Reads the ledger's events and wakes the waiters of each job that became final. Lives on one event loop."""
 
     def __init__(self, redis_url: str, channel: str) -> None:
         self._redis_url = redis_url
         self._channel = channel
-        self._bells: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._bells: Bells = defaultdict(set)
+        #: Of those who want to hear of a job's progress, too.
+        self._progress_bells: Bells = defaultdict(set)
         self._reader: asyncio.Task[None] | None = None
         self.connected = asyncio.Event()
         self.released = False
@@ -64,7 +69,7 @@ class Watcher:
         Raises:
             what `read` raises, at the start or at the end; while waiting an unreachable pool is waited out.
         """
-        with self._bell(job_id) as bell:
+        with _hung(self._bells, job_id) as bell:
             # The bell hangs before this reading: what happens after it rings.
             status = await read()
             with suppress(TimeoutError):
@@ -86,19 +91,22 @@ class Watcher:
         bell.clear()
 
     @contextmanager
-    def _bell(self, job_id: str) -> Iterator[asyncio.Event]:
-        bell = asyncio.Event()
-        self._bells[job_id].add(bell)
-        try:
+    def following(self, job_id: str) -> Iterator[asyncio.Event]:
+        """A bell that rings whenever something has happened to the job, or may have; for `heard`."""
+        with _hung(self._progress_bells, job_id) as bell:
             yield bell
-        finally:
-            bells = self._bells[job_id]
-            bells.discard(bell)
-            if not bells:
-                del self._bells[job_id]
+
+    async def heard(self, bell: asyncio.Event, timeout_s: float) -> bool:
+        """Whether the bell rang within the time, so that the follower has to look; silences it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s if self.connected.is_set() else min(timeout_s, REREAD_S)):
+                await bell.wait()
+        rang = bell.is_set() or self.released or not self.connected.is_set()
+        bell.clear()
+        return rang
 
     def _ring_all(self) -> None:
-        for bells in self._bells.values():
+        for bells in (*self._bells.values(), *self._progress_bells.values()):
             for bell in bells:
                 bell.set()
 
@@ -150,6 +158,18 @@ class Watcher:
             # Whatever else was published there must not end the reader.
             log.warning("gateway.event_not_understood", error=str(error))
             return
-        if ended and job_id in self._bells:
-            for bell in self._bells[job_id]:
-                bell.set()
+        for bell in (*self._progress_bells.get(job_id, ()), *(self._bells.get(job_id, ()) if ended else ())):
+            bell.set()
+
+
+@contextmanager
+def _hung(bells: Bells, job_id: str) -> Iterator[asyncio.Event]:
+    """A new bell among the others of the job."""
+    bell = asyncio.Event()
+    bells[job_id].add(bell)
+    try:
+        yield bell
+    finally:
+        bells[job_id].discard(bell)
+        if not bells[job_id]:
+            del bells[job_id]

@@ -4,10 +4,11 @@
 --       (URL or ''), units, tenant, size_bytes, limits (of a tenant that has none of its own; see `producer.limits`),
 --       document (digest for the cache, or ''), source (final job that has its pages, or ''), follows (whether it may
 --       wait for another job with this document), known_s and known_bytes (how long, and up to which size, its own
---       pages are given to others), result_ttl_s.
+--       pages are given to others), result_ttl_s; and where there is one: batch, the group of the tenant's that it
+--       belongs to, and batch_most, the jobs that a group may have; retry_of, the final job whose document it reads again.
 -- Returns {'accepted'}, {'final'} with the pages of `source`, {'follows'}, {'lapsed'} where `source` has them no more,
--- {'exists'}, {'same', id} where the key has brought a job, {'mismatch'} where it has brought one
--- for another request; or, with the seconds after which it may be tried again (0: unknown), {'full', seconds} where the
+-- {'exists'}, {'same', id} where the key, or a retry before this one, has brought a job, {'mismatch'} where the key has
+-- brought one for another request, {'batch full'}, {'gone'} or {'not final'} of the job that is tried again; or, with the seconds after which it may be tried again (0: unknown), {'full', seconds} where the
 -- pool is full, {'quota', seconds, limit, most} where the tenant has used up what it may have, {'large', 0, limit, most}
 -- where no document of it may be so large.
 local asked = cjson.decode(ARGV[1])
@@ -20,6 +21,9 @@ local function number(name, least) return check_whole(asked[name], name, least) 
 local id, record, blob, lane, now = text('id'), text('record'), text('blob'), text('lane'), now_ms()
 local most, deadline, ttl = number('max_unfinished', 0), now + number('deadline_ms', 0), number('ttl_s', 1)
 local key, fingerprint = text('key'), text('fingerprint')
+local batch = asked.batch ~= nil and text('batch') or ''
+local batch_most = batch ~= '' and number('batch_most', 1)
+local retry_of = asked.retry_of ~= nil and text('retry_of') or ''
 local webhook = text('webhook')
 if webhook ~= '' then check_url(webhook) end
 if type(cjson.decode(record)) ~= 'table' then error('a record is an object') end
@@ -48,6 +52,13 @@ if key ~= '' then
   if known[1] then return { 'same', known[1] } end
 end
 if source ~= '' and not is_known(source, document) then return { 'lapsed' } end
+if retry_of ~= '' then
+  local old = redis.call('HMGET', job_key(retry_of), 'state', 'retried_by', 'tenant')
+  if not old[1] or old[3] ~= tenant then return { 'gone' } end
+  if not FINAL[old[1]] then return { 'not final' } end
+  if old[2] and redis.call('EXISTS', job_key(old[2])) == 1 then return { 'same', old[2] } end
+end
+if batch ~= '' and redis.call('LLEN', batch_key(tenant, batch)) >= batch_most then return { 'batch full' } end
 local load = redis.call('HMGET', LOAD, 'jobs ' .. tenant, 'pages ' .. tenant)
 local jobs, pages = tonumber(load[1]) or 0, tonumber(load[2]) or 0
 
@@ -92,14 +103,16 @@ if source == '' and unfinished >= most then
   return { 'full', seconds_for(all_load() / math.max(1, unfinished)) }
 end
 if gap > 0 then redis.call('SET', bucket, free_at + gap, 'PX', math.ceil(free_at + gap - now) + 1) end
-redis.call('HSET', job_key(id), 'record', record, 'blob', blob, 'state', 'queued', 'created', now,
-  'tenant', tenant, 'deadline', deadline, 'pages_done', 0, 'pages_failed', 0)
+local nth = redis.call('HINCRBY', TOTALS, 'jobs_accepted', 1)
+redis.call('HSET', job_key(id), 'record', record, 'blob', blob, 'state', 'queued', 'created', now, 'tenant', tenant,
+  'deadline', deadline, 'pages_done', 0, 'pages_failed', 0, 'number', nth, 'lane', lane, 'first', asked.units[1])
+enter_index(id, tenant, 'queued', nth)
 if total then redis.call('HSET', job_key(id), 'pages_total', total) end
 if webhook ~= '' then redis.call('HSET', job_key(id), 'webhook', webhook) end
 local leader
 if document ~= '' and source == '' then
   leader = follows and leader_of(document, lane)
-  redis.call('HSET', job_key(id), 'document', document, 'known_s', known_s, 'known_bytes', known_bytes, 'lane', lane)
+  redis.call('HSET', job_key(id), 'document', document, 'known_s', known_s, 'known_bytes', known_bytes)
   if not leader then redis.call('SET', leader_key(document, lane), id, 'EX', ttl) end
   if follows and not leader then redis.call('HINCRBY', TOTALS, 'documents_missed', 1) end
 end
@@ -116,10 +129,15 @@ if key ~= '' then
   redis.call('EXPIRE', idempotency_key(key), ttl)
 end
 weigh(id, tenant, wanted)
+if batch ~= '' then
+  local group = batch_key(tenant, batch)
+  redis.call('RPUSH', group, id)
+  redis.call('EXPIRE', group, math.max(ttl, redis.call('TTL', group)))
+end
+if retry_of ~= '' then redis.call('HSET', job_key(retry_of), 'retried_by', id) end
 redis.call('ZADD', ACTIVE, deadline, id)
 -- Moved forward when the job ends: a document goes even if no worker is left to end its job.
 redis.call('ZADD', GARBAGE, now + ttl * 1000, blob)
-redis.call('HINCRBY', TOTALS, 'jobs_accepted', 1)
 if source ~= '' then
   adopt(id, source, 'hit', result_ttl, now)
   return { 'final' }

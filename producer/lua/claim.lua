@@ -10,6 +10,20 @@ if not token then error('arguments are missing') end
 local lease, ttl = whole(5, 1), whole(6, 0)
 if turn ~= '' then check_lane(turn) end
 
+-- The time between claims of the lane, on average over the last 64 before which others waited: how long each unit in its
+-- queue waits for the one before it.
+local function keep_flow(lane)
+  local flow = redis.call('HMGET', FLOW, lane .. ':last', lane .. ':crowded', lane .. ':mean', lane .. ':count')
+  if flow[2] == '1' then
+    local gap = math.min(math.max(now - flow[1], 0), 60000)
+    local count = math.min((tonumber(flow[4]) or 0) + 1, 64)
+    local mean = tonumber(flow[3]) or 0
+    mean = mean + (gap - mean) / count
+    redis.call('HSET', FLOW, lane .. ':mean', string.format('%.3f', mean), lane .. ':count', count)
+  end
+  redis.call('HSET', FLOW, lane .. ':last', now, lane .. ':crowded', next_in_turn(lane) and 1 or 0)
+end
+
 local function claim(id, unit)
   local member = id .. ' ' .. unit
   local v = redis.call('HMGET', job_key(id), 'state', 'record', 'deadline')
@@ -45,8 +59,12 @@ local function claim(id, unit)
   if lane == 'quarantine' then redis.call('SET', QUARANTINED, member, 'PX', lease) end
   redis.call('HSET', spans_key(id), unit .. ':fence', fence, unit .. ':worker', worker, unit .. ':token', token)
   redis.call('ZADD', LEASES, now + lease, member)
+  if lane ~= 'quarantine' then keep_flow(lane) end
+  local known = redis.call('GET', ns .. ':worker:' .. worker)
+  note(id, { what = 'claimed', unit = unit, worker = worker, device = known and cjson.decode(known).device or nil }, now)
   if v[1] == 'queued' then
-    redis.call('HSET', job_key(id), 'state', 'running', 'started', now)
+    set_state(id, 'running')
+    redis.call('HSET', job_key(id), 'started', now)
     redis.call('SADD', RUNNING, id)
     publish_event(id)
   end

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Writes one page's outcome if the fence is current, the job is not final and the page has no outcome.
 -- ARGV: id, unit, fence, page, outcome (JSON), its error (JSON) or '', TTL of a final job (s), the blob that the outcome
---       stands for, or ''; and for the cache: how the worker reads, digest of the page's pixels, how long it is known (s)
+--       stands for, or '', where its time went (JSON) or ''; and for the cache: how the worker reads, digest of the
+--       page's pixels, how long it is known (s)
 -- Returns 'fenced', 'final', 'duplicate', 'running' or the final state that this page brought.
 local id = ARGV[1]
 local page, first, count = whole(4, 1), pages_of(ARGV[2])
@@ -9,8 +10,8 @@ if not first or page < tonumber(first) or page >= first + count then error('the 
 whole(7, 0)
 local blob = ARGV[8] or ''
 if blob ~= '' then check_blob(blob) end
-local reader, pixels = ARGV[9] or '', ARGV[10] or ''
-local known_s = pixels ~= '' and whole(11, 1)
+local trace, reader, pixels = ARGV[9] or '', ARGV[10] or '', ARGV[11] or ''
+local known_s = pixels ~= '' and whole(12, 1)
 local state = redis.call('HGET', job_key(id), 'state')
 if not state or FINAL[state] then return 'final' end
 if not holds(id, ARGV[2], ARGV[3]) then return 'fenced' end
@@ -27,4 +28,4 @@ if is_new and blob ~= '' then
   redis.call('EXPIRE', outcomes_key(id), ttl)
   redis.call('ZADD', GARBAGE, now + ttl * 1000, blob)
 end
-return record_page(id, page, ARGV[5], ARGV[6], tonumber(ARGV[7]), now)
+return record_page(id, ARGV[2], page, ARGV[5], ARGV[6], trace ~= '' and trace or nil, tonumber(ARGV[7]), now)

@@ -8,6 +8,7 @@ check_units(ARGV, 5)
 local state = redis.call('HGET', job_key(id), 'state')
 if not state or FINAL[state] then return 'final' end
 if not holds(id, 'prepare', ARGV[2]) then return 'fenced' end
+note(id, { what = 'done', unit = 'prepare' }, now)
 remove_unit(id, 'prepare')
 redis.call('HSET', job_key(id), 'pages_total', ARGV[3])
 weigh_again(id, ARGV[3] - 1)

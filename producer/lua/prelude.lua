@@ -8,7 +8,8 @@ local LEASES, ACTIVE, RUNNING = ns .. ':leases', ns .. ':active', ns .. ':runnin
 local TOTALS, GARBAGE, EVENTS = ns .. ':totals', ns .. ':garbage', ns .. ':events'
 local DEAD = ns .. ':dead'
 local OUTBOX, DELIVERIES = ns .. ':outbox', ns .. ':deliveries'
-local SWEEPS, PACE = ns .. ':sweeps', ns .. ':pace'
+-- How fast the pool reads, see sweep.lua, and how fast the queue of each lane moves, see claim.lua.
+local SWEEPS, PACE, FLOW = ns .. ':sweeps', ns .. ':pace', ns .. ':flow'
 local LOAD, SHARES, TENANTS = ns .. ':load', ns .. ':shares', ns .. ':tenants'
 local FINAL = { succeeded = true, partial = true, failed = true, cancelled = true, expired = true }
 
@@ -16,6 +17,10 @@ local function job_key(id) return ns .. ':job:' .. id end
 local function spans_key(id) return ns .. ':spans:' .. id end
 local function pages_key(id) return ns .. ':pages:' .. id end
 local function outcomes_key(id) return ns .. ':outcomes:' .. id end
+local function order_key(id) return ns .. ':order:' .. id end
+local function timeline_key(id) return ns .. ':timeline:' .. id end
+-- A tenant's name has no colon: no batch of one is that of another.
+local function batch_key(tenant, name) return ns .. ':batch:' .. tenant .. ':' .. name end
 local function delivery_key(id) return ns .. ':delivery:' .. id end
 local function idempotency_key(name) return ns .. ':key:' .. name end
 
@@ -25,6 +30,10 @@ local LANES = { 'interactive', 'bulk', 'quarantine' }
 local function waiting_key(lane, tenant) return ns .. ':waiting:' .. lane .. (tenant == '' and '' or ':' .. tenant) end
 local function turns_key(lane) return ns .. ':turns:' .. lane end
 local function tenant_of(id) return redis.call('HGET', job_key(id), 'tenant') or '' end
+local STATES = { 'queued', 'running', 'succeeded', 'partial', 'failed', 'cancelled', 'expired' }
+-- The jobs of all tenants, as "<job id> <tenant>", and those of each.
+local function index_key(state) return ns .. ':index:' .. state end
+local function own_index_key(state, tenant) return index_key(state) .. ':' .. tenant end
 -- Names the one quarantined unit that is being read in the whole pool.
 local QUARANTINED = ns .. ':quarantined'
 
@@ -78,6 +87,31 @@ local function publish_event(id)
     pages_done = tonumber(v[3]) or 0,
     pages_failed = tonumber(v[4]) or 0,
   }))
+end
+
+-- A job is in the indexes of its state alone, by its number, which counts accepted jobs.
+local function enter_index(id, tenant, state, number)
+  redis.call('ZADD', index_key(state), number, id .. ' ' .. tenant)
+  redis.call('ZADD', own_index_key(state, tenant), number, id)
+end
+local function leave_index(id, tenant, state)
+  redis.call('ZREM', index_key(state), id .. ' ' .. tenant)
+  redis.call('ZREM', own_index_key(state, tenant), id)
+end
+local function set_state(id, state)
+  local old = redis.call('HMGET', job_key(id), 'state', 'number', 'tenant')
+  leave_index(id, old[3], old[1])
+  enter_index(id, old[3], state, old[2])
+  redis.call('HSET', job_key(id), 'state', state)
+end
+
+-- Notes on the way of a job, the first 10,000: who held which unit, and what came of it.
+local function note(id, entry, now)
+  local key = timeline_key(id)
+  if redis.call('LLEN', key) >= 10000 then return end
+  entry.at_ms = now
+  redis.call('RPUSH', key, cjson.encode(entry))
+  redis.call('EXPIRE', key, math.max(1, redis.call('TTL', job_key(id))))
 end
 
 -- Fences grow through the whole job: a unit of the same name may come back after a split, and its number must not. Nor
@@ -303,12 +337,16 @@ local finalise
 -- Ends a job with the pages of another.
 local function adopt(id, source, how, ttl_s, now)
   local pages, bytes = redis.call('HGETALL', pages_key(source)), 0
+  local order = {}
   for i = 1, #pages, 2 do
     local outcome = string.gsub(pages[i + 1], '"cached":false', '"cached":true', 1)
     redis.call('HSETNX', pages_key(id), pages[i], outcome)
     redis.call('HINCRBY', job_key(id), 'pages_done', 1)
+    order[#order + 1] = tonumber(pages[i])
     bytes = bytes + #outcome
   end
+  table.sort(order)
+  for _, page in ipairs(order) do redis.call('RPUSH', order_key(id), page) end
   redis.call('HSET', job_key(id), 'pages_total', #pages / 2, 'cached', 1)
   redis.call('HINCRBY', TOTALS, 'pages_succeeded', #pages / 2)
   redis.call('HINCRBY', TOTALS, 'documents_' .. how, 1)
@@ -348,7 +386,8 @@ function finalise(id, state, error_json, ttl_s, now)
   local key = job_key(id)
   local old = redis.call('HGET', key, 'state')
   if not old or FINAL[old] then return false end
-  redis.call('HSET', key, 'state', state, 'finished', now)
+  set_state(id, state)
+  redis.call('HSET', key, 'finished', now)
   if error_json ~= '' then redis.call('HSET', key, 'error', error_json) end
   local fields = redis.call('HKEYS', spans_key(id))
   for _, field in ipairs(fields) do
@@ -361,6 +400,8 @@ function finalise(id, state, error_json, ttl_s, now)
   take_off(id)
   redis.call('EXPIRE', key, ttl_s)
   redis.call('EXPIRE', pages_key(id), ttl_s)
+  redis.call('EXPIRE', order_key(id), ttl_s)
+  redis.call('EXPIRE', timeline_key(id), ttl_s)
   local name = redis.call('HGET', key, 'key')
   if name then redis.call('EXPIRE', idempotency_key(name), ttl_s) end
   redis.call('ZADD', GARBAGE, now + ttl_s * 1000, redis.call('HGET', key, 'blob'))
@@ -375,13 +416,17 @@ function finalise(id, state, error_json, ttl_s, now)
   return true
 end
 
--- Records one page's outcome and, with the last page, ends the job. The caller has checked the fence.
-local function record_page(id, page, outcome_json, error_json, ttl_s, now)
+-- Records one page's outcome and, with the last page, ends the job. The caller has checked the fence. `trace` tells where
+-- the page's time went (JSON), or is nil.
+local function record_page(id, unit, page, outcome_json, error_json, trace, ttl_s, now)
   local key = job_key(id)
   if redis.call('HSETNX', pages_key(id), page, outcome_json) == 0 then return 'duplicate' end
   redis.call('EXPIRE', pages_key(id), math.max(1, redis.call('TTL', key)))
   weigh_again(id, -1)
   local failed = error_json ~= ''
+  redis.call('RPUSH', order_key(id), failed and -page or page)
+  redis.call('EXPIRE', order_key(id), math.max(1, redis.call('TTL', key)))
+  note(id, { what = 'page', page = page, unit = unit, failed = failed, trace = trace }, now)
   redis.call('HINCRBY', key, failed and 'pages_failed' or 'pages_done', 1)
   redis.call('HINCRBY', TOTALS, failed and 'pages_failed' or 'pages_succeeded', 1)
   local v = redis.call('HMGET', key, 'pages_total', 'pages_done', 'pages_failed')

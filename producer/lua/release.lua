@@ -4,6 +4,7 @@
 local id, unit, now = ARGV[1], ARGV[2], now_ms()
 if not holds(id, unit, ARGV[3]) then return next_quarantined(now) end
 forget(id, unit)
+note(id, { what = ARGV[4] == '1' and 'given_back' or 'done', unit = unit }, now)
 -- A renewal that comes after this must not bring the lease back.
 redis.call('HSET', spans_key(id), unit .. ':fence', next_fence(id, now))
 if ARGV[4] ~= '1' then return next_quarantined(now) end

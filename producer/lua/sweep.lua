@@ -41,7 +41,7 @@ local function after_death(id, unit, lane, deaths)
   if deaths >= 3 and tonumber(count) == 1 then
     bury_unit(id, unit, poison, now)
     local outcome = cjson.encode({ kind = 'failure', page = tonumber(first), error = poison })
-    return record_page(id, first, outcome, ARGV[5], ttl, now)
+    return record_page(id, unit, tonumber(first), outcome, ARGV[5], nil, ttl, now)
   end
   for page = tonumber(first), first + count - 1 do
     if redis.call('HEXISTS', pages_key(id), page) == 0 then
@@ -85,6 +85,7 @@ if now >= patient_until then
     else
       forget(id, unit)
       deaths_counted = deaths_counted + 1
+      note(id, { what = 'lapsed', unit = unit }, now)
       after_death(id, unit, lane, redis.call('HINCRBY', spans_key(id), unit .. ':deaths', 1))
     end
   end

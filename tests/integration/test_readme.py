@@ -76,7 +76,7 @@ def test_command_line(env: dict[str, str], folder: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl(env: dict[str, str], folder: Path, gateway_url: str, pool: Producer) -> None:
-    assert len(CURL) == 8
+    assert len(CURL) == 15
     job = pool.submit(SAMPLES / "report.pdf")
     job.wait(60)
     script = "\n".join(CURL).replace("http://127.0.0.1:8080", gateway_url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -16,8 +17,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from producer.job import PREPARE, JobState, PageFailure, PageResult
-from producer.ledger import Claim, Ledger, Refusal
+from producer.errors import InvalidRequest
+from producer.job import PREPARE, Job, JobState, PageFailure, PageResult
+from producer.ledger import AcceptedBefore, Claim, Ledger, Refusal
+from producer.listing import list_jobs
+from producer.pages import read_pages
+from producer.retries import again
 from producer.settings import Settings
 from tests.conftest import assert_every_key_is_owned
 from tests.producer.test_ledger import lapse, make_job, page_failed, page_read
@@ -33,6 +38,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize(pages=st.integers(1, 6), counted=st.booleans())
     def accept(self, pages: int, counted: bool) -> None:
         self.pages = pages
+        #: The pages that this job is to read.
+        self.wanted = list(range(1, pages + 1))
         self.job = make_job()
         self.units = [unit for _, unit, _ in self.ledger.accept(self.job, document_pages=pages if counted else None)]
         self.claims: list[Claim] = []
@@ -42,6 +49,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.outcomes: dict[int, str] = {}
         self.final: JobState | None = None
         self.writes = 0
+        #: Jobs that were tried again: what was read of them, and how they ended.
+        self.before: list[tuple[Job, dict[int, str], JobState]] = []
 
     @rule(data=st.data(), worker=WORKERS)
     def claim(self, data: st.DataObject, worker: str) -> None:
@@ -120,6 +129,54 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.final is None:
             self.final = JobState.CANCELLED
 
+    @precondition(lambda self: self.final and len(self.before) < 3)
+    @rule()
+    def retry(self) -> None:
+        """What was not read becomes a job of its own, from which the machine goes on; the old one stays as it is."""
+        read = {page for page, mark in self.outcomes.items() if mark != "failed"}
+        old = self.job
+        try:
+            job, document_pages = again(self.ledger, old.id)
+        except InvalidRequest:
+            assert self.final is JobState.SUCCEEDED
+            return
+        units = [unit for _, unit, _ in self.ledger.accept(job, document_pages)]
+        with pytest.raises(AcceptedBefore, match=job.id):
+            self.ledger.accept(again(self.ledger, old.id)[0], document_pages)
+        assert self.final is not None
+        self.before.append((old, dict(self.outcomes), self.final))
+        self.wanted = [page for page in self.wanted if page not in read]
+        self.job, self.units = job, units
+        self.claims, self.holders, self.leased, self.outcomes, self.final = [], {}, set(), {}, None
+
+    @invariant()
+    def final_is_final(self) -> None:
+        """Jobs that were tried again have what they had; and every accepted job is in the index of its state alone."""
+        if not hasattr(self, "job"):
+            return
+        for job, outcomes, state in self.before:
+            status = self.ledger.status(job.id)
+            assert status.state is state
+            assert status.pages_done == sum(mark != "failed" for mark in outcomes.values())
+        listed = list_jobs(self.ledger).jobs
+        assert [job.id for job in listed] == [self.job.id, *(job.id for job, _, _ in self.before[::-1])]
+        totals = self.ledger.totals()
+        ended = sum(totals.get(f"jobs_{state.value}", 0) for state in JobState if state.final)
+        assert totals["jobs_accepted"] == ended + (self.final is None)
+        assert totals.get("pages_succeeded", 0) + totals.get("pages_failed", 0) == sum(
+            status.pages_done + status.pages_failed for status in listed
+        )
+
+    @invariant()
+    def pages_are_told_once_in_the_order_of_their_outcomes(self) -> None:
+        if not hasattr(self, "job"):
+            return
+        told = read_pages(self.ledger, self.job.id)
+        pages = [page.page for page in told.pages]
+        assert len(set(pages)) == len(pages) == told.next
+        assert set(self.outcomes) <= set(pages)
+        assert told.more == (self.final is None)
+
     def _learn_of_the_end(self) -> None:
         """The sweeper may give a page `poison_document`, which may end the job."""
         status = self.ledger.status(self.job.id)
@@ -170,7 +227,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for page, mark in self.outcomes.items():
             assert mark == "failed" or texts[page] == mark
         if result.state in (JobState.SUCCEEDED, JobState.PARTIAL):
-            assert [page.page for page in result.pages] == list(range(1, self.pages + 1))
+            assert [page.page for page in result.pages] == self.wanted
         assert_every_key_is_owned(self.ledger.redis, self.ledger.namespace)
 
 

@@ -61,6 +61,7 @@ def admission(**changed: object) -> str:
     form |= {"lane": "interactive", "pages_total": 1, "key": "", "fingerprint": "", "webhook": "", "units": ["1+1"]}
     form |= {"document": "d", "source": "", "follows": True, "known_s": 9, "known_bytes": 9, "result_ttl_s": 9}
     form |= {"tenant": "", "size_bytes": 9, "limits": {name: 0 for name in COUNTED}}
+    form |= {"batch": "", "batch_most": 9, "retry_of": ""}
     return json.dumps(form | changed)
 
 
@@ -110,6 +111,16 @@ def test_no_admission_breaks_the_ledger(fuzzed: Ledger) -> None:
         ("accept", [admission(limits={})]),
         ("claim", [JOB, "3+1", "express", "gpu1", "9000", "9", "{}", "token"]),
         ("claim", [JOB, "3+1", "interactive", "gpu1", "soon", "9", "{}", "token"]),
+        ("accept", [admission(batch="b", batch_most=0)]),
+        ("accept", [admission(batch=7, batch_most=1)]),
+        ("accept", [admission(retry_of=None)]),
+        ("list", ["", "soon", "9", ""]),
+        ("list", ["done", "", "9", ""]),
+        ("list", ["", "", "1e6", ""]),
+        ("list", ["", "", "9", "acme"]),
+        ("pages", [JOB, "-1", "9", "1"]),
+        ("pages", [JOB, "0", "many", "1"]),
+        ("forget_jobs", ["0"]),
         ("expect_blob", ["blob", "inf"]),
         ("finish_job", [JOB, "running", "{}", "9", ""]),
         ("finish_job", [JOB, "failed", "{}", "soon", ""]),

@@ -14,6 +14,7 @@ from producer.job import Lane
 from worker.backlog import BULK_SHARE, STARVED_WINDOWS
 from worker.batcher import Batcher
 from worker.device import Device, DeviceFailed, Trouble
+from worker.groups import Batches
 from worker.records import BatchRecord
 from worker.streak import LEAST_GROUPS, MOST_FAILURES
 
@@ -445,6 +446,24 @@ def test_where_nothing_works_any_more_no_item_is_to_blame(bench: Bench) -> None:
     assert "no kernel" in device.failure
 
 
+def test_a_group_learns_which_batches_had_its_items(bench: Bench) -> None:
+    # Given a page's three lines of two widths, and another's line that shares a batch with two of them
+    mine: Batches = []
+    bench.batcher.submit_many([1, 2, 3], buckets=["wide", "narrow", "wide"], batches=mine)
+    bench.clock.now += WINDOW_S
+    bench.submit(4)
+    # When they are read
+    while bench.batcher.step():
+        pass
+    # Then the page knows its part of each batch
+    shares = [record.share(items, submitted_at=0.0) for record, items in mine]
+    assert sorted((share.items, share.size, share.fill, share.wait_ms) for share in shares) == [
+        (1, 1, 0.25, 1000 * WINDOW_S),
+        (2, 3, 0.75, 1000 * WINDOW_S),
+    ]
+    assert {share.batch for share in shares} == {1, 2}
+
+
 def test_every_batch_is_recorded_for_the_metrics(bench: Bench) -> None:
     bench.submit(1)
     bench.clock.now += WINDOW_S
@@ -456,6 +475,8 @@ def test_every_batch_is_recorded_for_the_metrics(bench: Bench) -> None:
         BatchRecord(
             "lines",
             "wide",
+            number=1,
+            began_at=WINDOW_S,
             size=2,
             max_size=4,
             slots=4,

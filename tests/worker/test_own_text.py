@@ -237,7 +237,8 @@ class Engine:
     def passage(self, options: ReadOptions, deadline: float, cancelled: Callable[[], bool]) -> Iterator[Any]:
         self.announced += 1
         yield SimpleNamespace(
-            read=lambda page, raster, took_ms: page_read(page).model_copy(update={"text": self._text})
+            read=lambda page, raster, took_ms: page_read(page).model_copy(update={"text": self._text}),
+            shares={},
         )
 
 
@@ -248,7 +249,9 @@ def read_by(engine: Engine | PpOcr, rasteriser: Rasteriser, path: Path, page: in
     lease = Lease(cast(Any, SimpleNamespace(job=job)), lost=threading.Event())
     uncached = SimpleNamespace(read=lambda job, page, raster, passage, ms, **_: Read(passage.read(page, raster, ms)))
     parts = {"engine": engine, "rasteriser": rasteriser, "rasters": rasteriser, "page_cache": uncached}
-    return tasks._read(cast(Station, SimpleNamespace(**parts)), lease, path, page, time.monotonic() + 60).result
+    return tasks._read(
+        cast(Station, SimpleNamespace(**parts)), lease, path, page, time.monotonic() + 60, trace=[]
+    ).result
 
 
 def test_a_page_with_sound_text_is_never_announced_to_the_engine(rasteriser: Rasteriser) -> None:

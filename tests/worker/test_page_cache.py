@@ -17,6 +17,7 @@ from producer.errors import DeadlineExceeded, Internal, JobEnded, Unavailable
 from producer.job import Job, JobState, Lane, PageResult, ReadOptions
 from producer.ledger import Ledger
 from producer.settings import Settings
+from producer.timeline import BatchShare
 from tests.producer.gateway.serving import page_read
 from tests.producer.test_ledger import claimed, make_job
 from worker.page_cache import PageCache, Read, manner
@@ -42,6 +43,7 @@ class Passage:
 
     def __init__(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         self.reads = 0
+        self.shares: dict[str, list[BatchShare]] = {}
         self.aside = threading.Event()
         self.begun = threading.Event()
         self._meanwhile = meanwhile

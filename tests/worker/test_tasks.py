@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from producer.errors import Unavailable
-from producer.job import JobState, Lane
+from producer.job import JobState, Lane, PageResult, Span, SpanMessage, to_json
 from producer.ledger import Claim, Ledger, Refusal
+from producer.settings import Settings
+from producer.timeline import BatchShare
+from tests.producer.gateway.serving import wait_until
 from tests.producer.test_ledger import claimed, make_job, page_read
 from worker import tasks
-from worker.leases import Lease
+from worker.company import Company
+from worker.leases import Lease, LeaseKeeper
 from worker.station import Station
+from worker.turns import Turns
 
 
 class Stopping(threading.Event):
@@ -96,3 +103,62 @@ def test_a_worker_that_stops_leaves_its_message_to_the_sweeper(ledger: Ledger) -
     flaky = SimpleNamespace(claim=away(1000, ledger.claim))
     assert tasks._claim(station(flaky, Stopping(after=9), ledger), job.id, "1+1", Lane.INTERACTIVE) is None
     assert ledger.backlog()["waiting_interactive"] == 1
+
+
+class Reader:
+    """An engine with one passage for all pages, which counts them and has something done at one of them."""
+
+    def __init__(self, at: int, then: Callable[[], None]) -> None:
+        self.read_pages: list[int] = []
+        self.shares: dict[str, list[BatchShare]] = {}
+        self._at = at
+        self._then = then
+
+    def trouble(self) -> None:
+        return None
+
+    @contextmanager
+    def passage(self, *_: object) -> Iterator[Reader]:
+        yield self
+
+    def read(self, page: int, *_: object) -> PageResult:
+        self.read_pages.append(page)
+        if len(self.read_pages) == self._at:
+            self._then()
+        return page_read(page)
+
+
+def test_a_cancelled_job_is_let_go_of_at_the_next_page(ledger: Ledger, settings: Settings) -> None:
+    # Given a job of 100 pages, of which a worker holds every span, and which is cancelled while the fifth page is read
+    job = make_job()
+    units = ledger.accept(job, document_pages=100)
+    engine = Reader(at=5, then=lambda: ledger.cancel(job.id))
+    turns, leases = Turns(1), LeaseKeeper(ledger, settings.lease_renew_s)
+    worker = SimpleNamespace(
+        **vars(station(ledger, threading.Event(), ledger)) | {"engine": engine},
+        leases=leases,
+        pages=turns,
+        intake=SimpleNamespace(received=lambda: None),
+        company=Company(),
+        blobs=SimpleNamespace(local=lambda blob: nullcontext(Path())),
+        rasters=SimpleNamespace(page=lambda *_: nullcontext()),
+        publisher=SimpleNamespace(publish=lambda units: None),
+    )
+    spans = [SpanMessage(job_id=job.id, span=Span.parse(unit)) for _, unit, _ in units]
+    threads = [
+        threading.Thread(target=tasks.read_span, args=(worker, to_json(span)), kwargs={"quarantined": False})
+        for span in spans
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(leases.held) == len(spans) == 13)
+    # When its pages are read one after the other
+    turns.start()
+    for thread in threads:
+        thread.join()
+    turns.stop()
+    turns.join()
+    # Then none is read after that one
+    assert len(engine.read_pages) == 5
+    status = ledger.status(job.id)
+    assert (status.state, status.pages_done) == (JobState.CANCELLED, 4)
