@@ -155,6 +155,17 @@ def test_a_job_is_cancelled(producer: Any) -> None:
     assert job.result().error.code == "cancelled"
 
 
+def test_what_was_not_read_is_read_again(producer: Any, ledger: Ledger) -> None:
+    job = producer.submit(PDF)
+    with pytest.raises(NotFinished):
+        job.retry()
+    count_pages(ledger, job.id, 2)
+    read_pages(ledger, job.id, "1+2", failing={2})
+    again = job.retry()
+    assert (again.status().retry_of, again.replayed, job.retry().replayed) == (job.id, False, True)
+    assert job.retry() == again
+
+
 def test_one_key_is_one_job(producer: Any) -> None:
     first = producer.submit(PDF, idempotency_key="order-17")
     again = producer.submit(PDF, idempotency_key="order-17")
