@@ -8,10 +8,10 @@ UV := $(shell command -v uv || echo $(BIN)/uv)
 EXTRAS := --extra cpu --extra paddle --extra flower --extra s3 --extra dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos soak lint types bench parity lock clean
+.PHONY: help demo test chaos soak lint types bench bench-gateway parity lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 .venv/installed: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python"; exit 1; }
@@ -48,6 +48,9 @@ types: .venv/installed
 
 bench: .venv/installed ## Measure the pool, its stages and its peers on this machine; OPTIONS="--quick" for less
 	$(BIN)/ocrpool bench $(OPTIONS)
+
+bench-gateway: .venv/installed ## What one gateway process holds, with an engine that reads nothing; OPTIONS="--help" for more
+	$(BIN)/python -m tests.benchmarks.gateway $(OPTIONS)
 
 # x2paddle needs an older onnx than the project.
 .venv-parity/installed: .venv/installed

@@ -39,11 +39,12 @@ class Template:
 
 
 def _made(settings: dict[str, Any], task: str, queue: str) -> dict[str, Any]:
-    from celery import Celery
+    with _lock:
+        from celery import Celery  # threads that import it at once get half of it
 
-    with _lock, Celery("ocrpool.template", set_as_current=False) as app:
-        app.conf.update({**settings, "broker_url": "memory://", "broker_transport_options": {}})
-        app.send_task(task, kwargs={"message": {}}, queue=queue, task_id=_ID)
-        with app.connection_for_write() as connection:
-            made: dict[str, Any] = connection.default_channel._get(queue)
+        with Celery("ocrpool.template", set_as_current=False) as app:
+            app.conf.update({**settings, "broker_url": "memory://", "broker_transport_options": {}})
+            app.send_task(task, kwargs={"message": {}}, queue=queue, task_id=_ID)
+            with app.connection_for_write() as connection:
+                made: dict[str, Any] = connection.default_channel._get(queue)
     return made

@@ -180,7 +180,7 @@ class Producer:
             # After any other error the job may have been accepted all the same, so its blob is left to the sweeper.
             self._drop_blob(job.blob)
             raise
-        self._publisher.publish(units)
+        self._publisher.publish_all(units)
         return JobHandle(self, job.id)
 
     def _new_job(self, source: bytes | IO[bytes], options: ReadOptions, name: str, batch: str | None) -> Job:
@@ -277,7 +277,7 @@ class Producer:
             units = self.ledger.accept(job, document_pages)
         except AcceptedBefore as before:
             return JobHandle(self, before.job_id, replayed=True)
-        self._publisher.publish(units)
+        self._publisher.publish_all(units)
         return JobHandle(self, job.id)
 
     def jobs(self, state: JobState | None = None, limit: int | None = None) -> Iterator[JobStatus]:

@@ -20,6 +20,11 @@ READ_SPAN_TASK = "ocrpool.read_span"
 log = structlog.get_logger()
 
 
+#: Of connections to the broker. Shorter than the ledger's: a message that comes twice, because its answer did not, is
+#: claimed once.
+_TIMEOUTS = {"socket_timeout": 5, "socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": 5}
+
+
 def queue_prefix(settings: Settings) -> str:
     return f"{settings.namespace}."
 
@@ -41,11 +46,7 @@ def broker_settings(settings: Settings) -> dict[str, Any]:
             "ack_emulation": False,
             "priority_steps": [0],
             "queue_order_strategy": "round_robin",
-            # Shorter than the ledger's: a message that comes twice, because its answer did not, is claimed once.
-            "socket_timeout": 5,
-            "socket_connect_timeout": 5,
-            "socket_keepalive": True,
-            "health_check_interval": 5,
+            **_TIMEOUTS,
             **how_to_find_the_master,
         },
         # A bare Queue("x") would inherit the default exchange and routing key.
@@ -70,6 +71,8 @@ class Publisher:
         self._prefix = queue_prefix(settings)
         self._lock = threading.Lock()
         self._app: Any = None
+        # Kombu makes a client anew for every message.
+        self._redis = redis_url.open_client(settings.redis_url, **_TIMEOUTS)
         self._templates: dict[tuple[str, str], Template] = {}
 
     def _celery(self) -> Any:
@@ -102,20 +105,15 @@ class Publisher:
             log.warning("queue.publish_failed", error=repr(error))
 
     def publish_all(self, units: Collection[Unit]) -> None:
-        """`publish` for many units, many times as fast."""
+        """`publish` at half the cost for one unit, and a twentieth for many."""
         if not units:
             return
-        celery = self._celery()
         by_queue: dict[str, list[str]] = defaultdict(list)
         try:
             for job_id, unit, lane in units:
                 name, message = _message(job_id, unit)
                 by_queue[self._prefix + lane].append(self._template(name, self._prefix + lane).filled(message))
-            with (
-                celery.producer_pool.acquire(block=True) as producer,
-                producer.channel.conn_or_acquire() as client,
-                client.pipeline(transaction=False) as pipe,
-            ):
+            with self._redis.pipeline(transaction=False) as pipe:
                 for queue, messages in by_queue.items():
                     pipe.lpush(queue, *messages)
                 pipe.execute()
@@ -123,11 +121,13 @@ class Publisher:
             log.warning("queue.publish_failed", error=repr(error))
 
     def _template(self, task: str, queue: str) -> Template:
-        if (task, queue) not in self._templates:
-            self._templates[task, queue] = Template(broker_settings(self._settings), task, queue)
-        return self._templates[task, queue]
+        with self._lock:
+            if (task, queue) not in self._templates:
+                self._templates[task, queue] = Template(broker_settings(self._settings), task, queue)
+            return self._templates[task, queue]
 
     def close(self) -> None:
+        self._redis.close()
         with self._lock:
             if self._app is not None:
                 self._app.close()

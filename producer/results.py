@@ -35,6 +35,8 @@ class Results:
 
     def text(self, result: JobResult, format: Format) -> str:
         """The result in a format that is text. Raises the job's own error where no page was read, except as JSON."""
+        if format is Format.JSON:  # what most ask for, and the record need not be read for it
+            return result.model_dump_json()
         return render(result, format, self._ledger.job(result.id))
 
     def pdf(self, result: JobResult) -> IO[bytes]:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 import structlog
@@ -25,6 +24,7 @@ from producer.errors import OcrpoolError, Unavailable
 from producer.fetching import Answer, Fetcher
 from producer.ledger import Ledger
 from producer.outbox import TIMEOUT_S, Delivery, DeliveryState, Outbox, Taken, Verdict
+from producer.retry_after import retry_after_s
 from producer.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -79,17 +79,6 @@ def _told(status: int) -> str:
         return f"The endpoint answered {status} {HTTPStatus(status).phrase}."
     except ValueError:
         return f"The endpoint answered {status}."
-
-
-def retry_after_s(header: str, now: datetime) -> float:
-    """The pause that a `Retry-After` asks for: seconds or a date; 0 for what is neither."""
-    if header.strip().isdecimal():
-        return float(header)
-    try:
-        then = parsedate_to_datetime(header)
-    except ValueError:
-        return 0
-    return max(0, ((then if then.tzinfo else then.replace(tzinfo=UTC)) - now).total_seconds())
 
 
 class Deliverer:

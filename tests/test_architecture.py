@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
-    {"errors", "escaping", "page_ranges", "redis_url", "bulk_messages"},
+    {"errors", "escaping", "page_ranges", "redis_url", "bulk_messages", "retry_after"},
     {"addresses", "job", "settings", "cpus", "backoff", "room", "limits"},
     {"formats"},
     {
@@ -39,6 +39,7 @@ LAYERS = [
     {"following", "outbox", "plan", "results", "sources", "pages", "listing", "timeline", "retries", "batches"},
     {"producer", "workers", "dead", "webhooks", "tenants", "api_keys"},
     {"embedded", "progress", "printing"},
+    {"client"},
     {"gateway", "cli", "dead_commands", "webhook_commands", "key_commands", "tenant_commands"},
 ]
 #: Runtimes that are heavy or not everywhere: each is imported in one module, inside a function.

@@ -70,6 +70,14 @@ def test_paddleocr(env: dict[str, str], folder: Path, gateway_url: str) -> None:
     assert "Harrow & Finch" in printed
 
 
+def test_client(env: dict[str, str], folder: Path, gateway_url: str) -> None:
+    [code] = re.findall(r"```py\n(from producer import Client.*?)```", README, re.DOTALL)
+    code = code.replace('"https://ocr.example.com", api_key', f'"{gateway_url}"')
+    printed = run([sys.executable, "-W", "error", "-c", f"paths = ['report.pdf']\n{code}"], env, folder)
+    assert "Harrow & Finch" in printed
+    assert "report.pdf " in printed
+
+
 def test_command_line(env: dict[str, str], folder: Path) -> None:
     assert len(JOBS) == 11
     printed = run(["bash", "-ec", "\n".join(JOBS)], env, folder)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import subprocess
 from typing import Any
 
 import pytest
@@ -13,8 +15,9 @@ from structlog.testing import capture_logs
 
 from producer.job import PREPARE, Unit, new_job_id
 from producer.ledger import Ledger
+from producer.processes import PYTHON, free_port
 from producer.queue import Publisher
-from producer.settings import Settings
+from producer.settings import Settings, as_environment
 
 
 @pytest.mark.parametrize("error", [OperationalError("away"), ConnectionResetError(), AttributeError("no connection")])
@@ -56,3 +59,35 @@ def without_ids(message: dict[str, Any]) -> dict[str, Any]:
     named = {"correlation_id": "", "delivery_tag": "", "reply_to": ""}
     body = json.loads(base64.b64decode(message["body"]))
     return {**message, "body": body, "headers": message["headers"] | known, "properties": properties | named}
+
+
+def test_a_broker_that_is_away_leaves_the_units_to_the_sweeper(settings: Settings) -> None:
+    publisher = Publisher(settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{free_port()}/0"}))
+    with capture_logs() as logs:
+        publisher.publish_all([(new_job_id(), "1+1", "interactive")])
+    publisher.close()
+    assert [entry["event"] for entry in logs] == ["queue.publish_failed"]
+
+
+def test_the_first_units_of_many_threads_are_all_published(settings: Settings, ledger: Ledger) -> None:
+    """In a process of its own, where nobody has imported Celery yet."""
+    code = """if True:
+        import threading
+        from producer.job import new_job_id
+        from producer.queue import Publisher
+        from producer.settings import Settings
+
+        publisher, together = Publisher(Settings()), threading.Barrier(16)
+
+        def publish():
+            together.wait()
+            publisher.publish_all([(new_job_id(), "1+1", "interactive")])
+
+        threads = [threading.Thread(target=publish) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    """
+    subprocess.run([*PYTHON, "-c", code], env={**os.environ, **as_environment(settings)}, check=True)
+    assert ledger.redis.llen(f"{settings.namespace}.interactive") == 16

@@ -26,8 +26,9 @@ from producer.ledger import Ledger
 from producer.outbox import LEASE_S, Delivery, DeliveryState, Outbox, Verdict
 from producer.processes import PYTHON, Process
 from producer.producer import Producer
+from producer.retry_after import retry_after_s
 from producer.settings import Settings, as_environment
-from producer.webhooks import JITTER, SCHEDULE_S, Deliverer, delivering, judge, retry_after_s, signed
+from producer.webhooks import JITTER, SCHEDULE_S, Deliverer, delivering, judge, signed
 from tests.http_site import Asked, Site, reply
 from tests.producer.gateway.serving import PDF, Served, wait_until
 from tests.producer.test_ledger import claimed, make_job, page_failed, page_read

@@ -1,0 +1,217 @@
+"""The client whose calls block."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import IO, Self
+
+import httpx
+
+from producer.client.calls import Calls, Source
+from producer.client.connection import PATIENCE_S, settings_of
+from producer.client.mapping import Outcome, counting, outcome
+from producer.client.steps import Pause, Returned, Send, Steps
+from producer.errors import Unavailable
+from producer.formats import Format
+from producer.job import JobResult, JobStatus, ReadOptions
+from producer.results import Saves
+
+
+class Client:
+    """Hands documents to a gateway and fetches their results. Safe to share between threads; close it when done.
+
+    >>> with Client("https://ocr.example.com", api_key) as client:
+    ...     print(client.ocr("invoice.pdf").text)
+
+    A gateway that is away, full or crowded is waited for, as long as it asks and up to `patience_s` seconds a call.
+    Every submission has an idempotency key: one whose answer was lost is sent again and is the same job.
+    """
+
+    def __init__(self, base_url: str, api_key: str | None = None, *, patience_s: float = PATIENCE_S) -> None:
+        self._http = httpx.Client(**settings_of(base_url, api_key))
+        self._calls = Calls(patience_s)
+        self._closed = threading.Event()
+
+    def ocr(
+        self,
+        document: Source,
+        options: ReadOptions | None = None,
+        *,
+        name: str | None = None,
+        timeout_s: float | None = None,
+    ) -> JobResult:
+        """Hand in a document and wait for its pages.
+
+        Raises:
+            OcrpoolError: what `submit` raises, or the job's own error.
+            NotFinished: the time is up; the message names the job, which goes on.
+        """
+        return self._run(self._calls.ocr(document, options, name, timeout_s))
+
+    def submit(
+        self,
+        document: Source,
+        options: ReadOptions | None = None,
+        *,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> ClientJob:
+        """As `Producer.submit`; an address is fetched by the gateway.
+
+        Raises:
+            OcrpoolError: as there.
+            Unauthorized: the API key is missing or wrong.
+        """
+        return ClientJob(self, *self._run(self._calls.submit(document, options, name, idempotency_key)))
+
+    def map(
+        self,
+        documents: Iterable[Source],
+        options: ReadOptions | None = None,
+        *,
+        concurrency: int = 8,
+        timeout_s: float | None = None,
+        progress: bool | None = None,
+    ) -> Generator[Outcome, None, None]:
+        """What came of each document, as soon as it is there, with `concurrency` of them in the pool at a time and
+        `timeout_s` for each. Whoever stops early leaves those to the pool, and hands in no more.
+
+        A bar counts them on a terminal; `progress` says otherwise.
+        """
+        stopped = threading.Event()
+        threads = ThreadPoolExecutor(concurrency, thread_name_prefix="ocrpool-map")
+        left = iter(documents)
+        under_way: set[Future[Outcome]] = set()
+        try:
+            with counting(documents, progress) as count:
+                while True:
+                    while len(under_way) < concurrency and (document := next(left, None)) is not None:
+                        steps = outcome(self._calls, document, options, timeout_s)
+                        under_way.add(threads.submit(self._run, steps, stopped))
+                    if not under_way:
+                        return
+                    done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                    for one in done:
+                        count(one.result())
+                        yield one.result()
+        finally:
+            stopped.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def job(self, job_id: str) -> ClientJob:
+        """The handle of a job that was submitted before, perhaps by another process."""
+        return ClientJob(self, job_id)
+
+    def status(self, job_id: str) -> JobStatus:
+        """Where the job stands. Raises `NotFound`."""
+        return self._run(self._calls.status(job_id))
+
+    def result(self, job_id: str) -> JobResult:
+        """Every page's outcome. Raises `NotFinished` before the job is final, and `NotFound`."""
+        return self._run(self._calls.result(job_id))
+
+    def fetch(self, job_id: str, format: Format, page: int | None = None) -> IO[bytes]:
+        """The result in a format, as a file to be closed; an overlay is of one page. Raises as `result`, and:
+
+        FormatUnavailable: the gateway cannot make it.
+        OcrpoolError: the page's own error, or the job's, where nothing was read.
+        """
+        return io.BytesIO(self._run(self._calls.fetch(job_id, format, page)))
+
+    def cancel(self, job_id: str) -> JobStatus:
+        """Cancel the job; one that is final stays as it is. Raises `NotFound`."""
+        return self._run(self._calls.cancel(job_id))
+
+    def retry(self, job_id: str) -> ClientJob:
+        """As `Producer.retry`."""
+        return ClientJob(self, *self._run(self._calls.retry(job_id)))
+
+    def wait(self, job_id: str, timeout_s: float | None = None) -> JobStatus:
+        """Wait until the job is final, or `timeout_s` seconds have passed, and return where it stands then."""
+        return self._run(self._calls.wait(job_id, timeout_s))
+
+    def watch(self, job_id: str, *, timeout_s: float | None = None) -> Iterator[JobStatus]:
+        """Yield the job's status now and when it has changed, looking once a second; end once it is final or the time
+        is up."""
+        began, seen = time.monotonic(), None
+        while (seen := self._run(self._calls.changed(job_id, seen, timeout_s, began))) is not None:
+            yield seen
+
+    def close(self) -> None:
+        """Drop the connections; calls that wait raise `Unavailable`."""
+        self._closed.set()
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, steps: Steps[Returned], stopped: threading.Event | None = None) -> Returned:
+        """Take the steps. Between two of them `stopped` ends it, as closing the client does."""
+        stopped = stopped or self._closed
+        try:
+            step = next(steps)
+            while True:
+                if stopped.is_set() or self._closed.is_set():
+                    raise Unavailable("The client is closed.")
+                try:
+                    answer = self._take(step, stopped)
+                except httpx.TransportError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as end:
+            returned: Returned = end.value
+            return returned
+        finally:
+            steps.close()
+
+    def _take(self, step: Send | Pause, stopped: threading.Event) -> httpx.Response | None:
+        if isinstance(step, Pause):
+            stopped.wait(step.seconds)
+            return None
+        return self._http.send(step.built(self._http))
+
+
+@dataclass(frozen=True)
+class ClientJob(Saves):
+    """One submitted job. Only its id matters: `Client.job(id)` makes an equal handle in any process.
+
+    Once it is final, `save_to_json`, `save_to_markdown`, `save_to_pdf`, `save_to_img` and `save` write its result.
+    """
+
+    client: Client
+    id: str
+    #: Whether an earlier request under the same idempotency key brought this job.
+    replayed: bool = field(default=False, compare=False)
+
+    def status(self) -> JobStatus:
+        return self.client.status(self.id)
+
+    def wait(self, timeout_s: float | None = None) -> JobStatus:
+        return self.client.wait(self.id, timeout_s)
+
+    def watch(self, timeout_s: float | None = None) -> Iterator[JobStatus]:
+        return self.client.watch(self.id, timeout_s=timeout_s)
+
+    def result(self) -> JobResult:
+        return self.client.result(self.id)
+
+    def fetch(self, format: Format, page: int | None = None) -> IO[bytes]:
+        return self.client.fetch(self.id, format, page)
+
+    def cancel(self) -> JobStatus:
+        return self.client.cancel(self.id)
+
+    def retry(self) -> ClientJob:
+        return self.client.retry(self.id)

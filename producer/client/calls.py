@@ -1,0 +1,152 @@
+"""What each call of the clients asks of the gateway, as steps."""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from producer.client.steps import READ_S, Patience, Pause, Send, Steps, parsed
+from producer.errors import InvalidRequest, NotFinished
+from producer.escaping import escaped, shown_name
+from producer.formats import Format
+from producer.idempotency import named
+from producer.job import JobResult, JobStatus, ReadOptions, to_json
+
+#: A document: its bytes, a file's path or an address, or a file open for reading.
+Source = bytes | Path | str | IO[bytes]
+
+#: Longest long-poll: shorter than what proxies cut off.
+POLL_S = 25.0
+#: A watcher looks this often.
+WATCH_S = 1.0
+
+_ADDRESS = re.compile(r"(https?|s3)://")
+
+
+class Calls:
+    """The calls of one client. Each raises what the `Producer`'s own raises, and `Unauthorized`."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience = Patience(patience_s)
+
+    def submit(
+        self, source: Source, options: ReadOptions | None, name: str | None, idempotency_key: str | None
+    ) -> Steps[tuple[str, bool]]:
+        """The job's id, and whether an earlier request brought it."""
+        key = idempotency_key if idempotency_key is not None else secrets.token_hex(16)
+        named(key)
+        headers = {"Idempotency-Key": key}
+        options = options or ReadOptions()
+        if isinstance(source, str) and _ADDRESS.match(source):
+            asked = {"url": source, "name": name or "", "options": to_json(options)}
+            answer = yield from self._patience.answer(Send("POST", "/v1/jobs", headers=headers, json=asked))
+        else:
+            with opened(source, name) as (file, shown):
+                # A file without any name would be a field.
+                form = {**as_fields(options), **({"name": shown} if shown else {})}
+                request = Send("POST", "/v1/jobs", headers=headers, form=form, file=(shown or "/", file))
+                answer = yield from self._patience.answer(request)
+        return parsed(JobStatus, answer).id, "idempotent-replayed" in answer.headers
+
+    def status(self, job_id: str, wait_s: float = 0, end: float = math.inf) -> Steps[JobStatus]:
+        query = {"wait": f"{wait_s:.3f}"} if wait_s else {}
+        request = Send("GET", job_path(job_id), query=query, read_s=READ_S + wait_s)
+        answer = yield from self._patience.answer(request, end)
+        return parsed(JobStatus, answer)
+
+    def changed(
+        self, job_id: str, seen: JobStatus | None, timeout_s: float | None, began: float, longest_s: float = WATCH_S
+    ) -> Steps[JobStatus | None]:
+        """The next status that is not the one `seen`; None once that is final, or `timeout_s` after `began`."""
+        end = math.inf if timeout_s is None else began + timeout_s
+        if seen is None:
+            return (yield from self.status(job_id))
+        while not seen.final and (left_s := end - time.monotonic()) > 0:
+            asked_at, wait_s = time.monotonic(), min(longest_s, left_s)
+            status = yield from self.status(job_id, wait_s, end)
+            if status != seen:
+                return status
+            # A gateway that stops, or waits less long, answers at once.
+            if (early_s := asked_at + min(wait_s, WATCH_S) - time.monotonic()) > 0:
+                yield Pause(early_s)
+        return None
+
+    def wait(self, job_id: str, timeout_s: float | None) -> Steps[JobStatus]:
+        began = time.monotonic()
+        latest: JobStatus | None = None
+        while (status := (yield from self.changed(job_id, latest, timeout_s, began, POLL_S))) is not None:
+            latest = status
+        assert latest is not None
+        return latest
+
+    def result(self, job_id: str) -> Steps[JobResult]:
+        answer = yield from self._patience.answer(Send("GET", f"{job_path(job_id)}/result"))
+        return parsed(JobResult, answer)
+
+    def fetch(self, job_id: str, format: Format, page: int | None) -> Steps[bytes]:
+        if format is Format.OVERLAY:
+            request = Send("GET", f"{job_path(job_id)}/pages/{page or 1}/overlay.png")
+        else:
+            request = Send("GET", f"{job_path(job_id)}/result", query={"format": format.value})
+        return (yield from self._patience.answer(request)).content
+
+    def cancel(self, job_id: str) -> Steps[JobStatus]:
+        return parsed(JobStatus, (yield from self._patience.answer(Send("DELETE", job_path(job_id)))))
+
+    def retry(self, job_id: str) -> Steps[tuple[str, bool]]:
+        answer = yield from self._patience.answer(Send("POST", f"{job_path(job_id)}/retry"))
+        return parsed(JobStatus, answer).id, "idempotent-replayed" in answer.headers
+
+    def read(self, job_id: str, timeout_s: float | None) -> Steps[JobResult]:
+        """The result, waited for. Raises `NotFinished` when the time is up; the job goes on."""
+        status = yield from self.wait(job_id, timeout_s)
+        if not status.final:
+            raise NotFinished(f"{job_id} has not ended within {timeout_s:g} s, and goes on.")
+        return (yield from self.result(job_id))
+
+    def ocr(
+        self, source: Source, options: ReadOptions | None, name: str | None, timeout_s: float | None
+    ) -> Steps[JobResult]:
+        """Hand in and wait. Raises the job's own error, where it has one."""
+        job_id, _ = yield from self.submit(source, options, name, None)
+        result = yield from self.read(job_id, timeout_s)
+        if result.error is not None:
+            raise result.error.exception()
+        return result
+
+
+def job_path(job_id: str) -> str:
+    # Whatever else it is, it names no job and must not lead elsewhere.
+    return f"/v1/jobs/{re.sub(r'[^a-z0-9_]', '-', job_id)}"
+
+
+def as_fields(options: ReadOptions) -> Mapping[str, str]:
+    """The options that were chosen, as a form has them."""
+    chosen = options.model_dump(mode="json", exclude_defaults=True)
+    return {field: str(value).lower() if isinstance(value, bool) else str(value) for field, value in chosen.items()}
+
+
+@contextmanager
+def opened(source: Source, name: str | None) -> Iterator[tuple[bytes | IO[bytes], str]]:
+    """The document and its name.
+
+    Raises:
+        InvalidRequest: there is no such file.
+    """
+    if not isinstance(source, str | Path):
+        yield source, shown_name(name or "")
+        return
+    path = Path(source)
+    try:
+        file = path.open("rb")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidRequest(f"{escaped(str(path))} cannot be read: {reason}.") from error
+    with file:
+        yield file, shown_name(path.name if name is None else name)

@@ -1,0 +1,200 @@
+"""What a producer promises, whether it stands beside Redis or before a gateway, and whether it blocks or is awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from producer import AsyncClient, Client, Lane, Producer, ReadOptions, Settings
+from producer.errors import (
+    CorruptDocument,
+    IdempotencyMismatch,
+    InvalidRequest,
+    NotFinished,
+    NotFound,
+    QueueFull,
+    TooLarge,
+    UnsupportedMediaType,
+)
+from producer.formats import Format
+from producer.job import JobResult, JobState
+from producer.ledger import Ledger
+from tests.documents import tiff
+from tests.producer.gateway.serving import PDF, PNG, Served, count_pages, read_pages
+
+NO_JOB = "job_" + "0" * 32
+
+
+class Awaited:
+    """Calls what has to be awaited, and awaits it."""
+
+    def __init__(self, inner: Any, runner: asyncio.Runner) -> None:
+        self._inner, self._runner = inner, runner
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Awaited) and bool(self._inner == other._inner)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._inner, name)
+        return self._awaiting(attribute) if inspect.ismethod(attribute) else attribute
+
+    def _awaiting(self, method: Any) -> Any:
+        def called(*args: Any, **options: Any) -> Any:
+            returned = method(*args, **options)
+            if inspect.isasyncgen(returned):
+                return self._pulled(returned)
+            if inspect.isawaitable(returned):
+                returned = self._runner.run(_only(returned))
+            return Awaited(returned, self._runner) if hasattr(returned, "client") else returned
+
+        return called
+
+    def _pulled(self, generator: Any) -> Iterator[Any]:
+        while (one := self._runner.run(_only(anext(generator, None)))) is not None:
+            yield one
+
+
+async def _only(awaitable: Any) -> Any:
+    return await awaitable
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"gateway_port": 0, "max_document_bytes": 100_000, "max_queued_jobs": 4})
+
+
+@pytest.fixture(params=["Producer", "Client", "AsyncClient"])
+def producer(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Any]:
+    """Their calls are the same; what they have beside them is not compared here."""
+    if request.param == "Producer":
+        with Producer(settings) as producer:
+            yield producer
+        return
+    with Served(settings) as served:
+        if request.param == "Client":
+            with Client(served.url, patience_s=0) as client:
+                yield client
+        else:
+            with asyncio.Runner() as runner:
+                awaited = AsyncClient(served.url, patience_s=0)
+                yield Awaited(awaited, runner)
+                runner.run(awaited.close())
+
+
+def test_bytes_paths_and_open_files_are_handed_in(producer: Any, ledger: Ledger, tmp_path: Path) -> None:
+    (path := tmp_path / 'Rechnung "März".pdf').write_bytes(PDF)
+    handed_in = [
+        (producer.submit(PDF), ""),
+        (producer.submit(PDF, name="../a/b.pdf"), "b.pdf"),
+        (producer.submit(str(path)), path.name),
+        (producer.submit(io.BytesIO(PDF), name="报告.pdf"), "报告.pdf"),
+    ]
+    for job, name in handed_in:
+        status = job.status()
+        assert (status.id, status.name, status.state, job.replayed) == (job.id, name, JobState.QUEUED, False)
+        assert ledger.job(job.id).size_bytes == len(PDF)
+
+
+def test_options_arrive_as_they_were_chosen(producer: Any, ledger: Ledger) -> None:
+    options = ReadOptions(orientation=True, min_score=0.25, lane=Lane.BULK, deadline_s=600, pages="2,4-6")
+    assert ledger.job(producer.submit(PDF, options).id).options == options
+    assert ledger.job(producer.submit(PDF).id).options == ReadOptions()
+
+
+def test_a_job_is_followed_to_its_result(producer: Any, ledger: Ledger) -> None:
+    job = producer.submit(PDF, name="a.pdf")
+    with pytest.raises(NotFinished):
+        job.result()
+    assert job.wait(timeout_s=0).state is JobState.QUEUED
+
+    statuses = job.watch(timeout_s=60)
+    assert next(statuses).pages_total is None
+    count_pages(ledger, job.id, 10)
+    read_pages(ledger, job.id, "1+8", failing={3})
+    assert (next(statuses).pages_done, job.wait(timeout_s=0.1).final) == (7, False)
+    read_pages(ledger, job.id, "9+2")
+    assert [status.state for status in statuses] == [JobState.PARTIAL]
+
+    assert producer.job(job.id) == job
+    assert producer.job(job.id).wait().state is JobState.PARTIAL
+    assert job.result() == ledger.result(job.id)
+
+
+def test_a_result_goes_into_files(producer: Any, ledger: Ledger, tmp_path: Path) -> None:
+    job = producer.submit(tiff(["one", "two"]), name="a.tiff")
+    with pytest.raises(NotFinished):
+        job.save_to_json(tmp_path)
+    count_pages(ledger, job.id, 2)
+    read_pages(ledger, job.id, "1+2", failing={2})
+    assert job.save_to_json(tmp_path) == tmp_path / "a.tiff.json"
+    assert JobResult.model_validate_json((tmp_path / "a.tiff.json").read_bytes()) == ledger.result(job.id)
+    assert "合计" in job.save_to_markdown(str(tmp_path / "read.md")).read_text()
+    assert job.save(tmp_path, Format.TEXT).read_text() == "page 1: 合计 12.50"
+    assert job.save_to_pdf(tmp_path / "a.pdf").read_bytes().startswith(b"%PDF-")
+    [overlay] = job.save_to_img(tmp_path / "pictures")
+    assert overlay.name == "a.tiff.page-1.overlay.png"
+    assert overlay.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InvalidRequest, match="save_to_img"):
+        job.save(tmp_path, Format.OVERLAY)
+    with pytest.raises(CorruptDocument):
+        job.fetch(Format.OVERLAY, 2)
+
+
+def test_a_job_is_cancelled(producer: Any) -> None:
+    job = producer.submit(PDF)
+    assert job.cancel().state is JobState.CANCELLED
+    assert [status.state for status in job.watch()] == [JobState.CANCELLED]
+    assert job.result().error.code == "cancelled"
+
+
+def test_what_was_not_read_is_read_again(producer: Any, ledger: Ledger) -> None:
+    job = producer.submit(PDF)
+    with pytest.raises(NotFinished):
+        job.retry()
+    count_pages(ledger, job.id, 2)
+    read_pages(ledger, job.id, "1+2", failing={2})
+    again = job.retry()
+    assert (again.status().retry_of, again.replayed, job.retry().replayed) == (job.id, False, True)
+    assert job.retry() == again
+
+
+def test_one_key_is_one_job(producer: Any) -> None:
+    first = producer.submit(PDF, idempotency_key="order-17")
+    again = producer.submit(PDF, idempotency_key="order-17")
+    assert again == first
+    assert (first.replayed, again.replayed) == (False, True)
+    with pytest.raises(IdempotencyMismatch):
+        producer.submit(PNG, idempotency_key="order-17")
+    with pytest.raises(InvalidRequest, match=r"^Idempotency-Key: "):
+        producer.submit(PDF, idempotency_key="Auftrag\n17")
+
+
+def test_refusals_are_of_their_class(producer: Any, ledger: Ledger, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedMediaType):
+        producer.submit(b"what is this")
+    with pytest.raises(TooLarge):
+        producer.submit(PDF + bytes(100_000))
+    with pytest.raises(InvalidRequest, match="cannot be read: No such file"):
+        producer.submit(tmp_path / "nothing.pdf")
+    with pytest.raises(InvalidRequest, match=r"^name: at most 255"):
+        producer.submit(PDF, name="n" * 256)
+    with pytest.raises(InvalidRequest, match=r"^pages: "):
+        producer.submit(PNG, ReadOptions(pages="2"))
+    for call in (producer.status, producer.result, producer.cancel, producer.wait):
+        for job_id in (NO_JOB, "../jobs"):
+            with pytest.raises(NotFound):
+                call(job_id)
+    assert ledger.backlog()["unfinished"] == 0
+
+    for _ in range(4):
+        producer.submit(PNG)
+    with pytest.raises(QueueFull, match="takes no more now"):
+        producer.submit(PNG)

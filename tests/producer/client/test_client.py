@@ -1,0 +1,322 @@
+"""The clients before gateways that refuse, fail, lose their answers or die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import Any, cast
+
+import pytest
+
+from producer import AsyncClient, Client, OcrpoolError, Producer, Settings
+from producer.api_keys import ApiKeys
+from producer.client import Outcome
+from producer.client.calls import Source
+from producer.client.steps import FIRST_S, JITTER
+from producer.errors import CorruptDocument, NotFinished, NotFound, QueueFull, TooLarge, Unauthorized, Unavailable
+from producer.job import JobState
+from producer.ledger import Ledger
+from producer.processes import free_port
+from producer.producer import JobHandle
+from tests.chaos.proxy import Proxy
+from tests.http_site import Asked, Site, reply
+from tests.producer.gateway.serving import PNG, Served, read_pages, wait_until
+
+PROBLEM = "Content-Type: application/problem+json"
+FULL = reply(429, b'{"code": "queue_full", "detail": "Full."}', PROBLEM, "Retry-After: 1", "Connection: close")
+AWAY = reply(503, b"<html>no gateway behind this proxy</html>", "Retry-After: 1", "Connection: close")
+ACCEPTED = reply(
+    202,
+    b'{"id": "job_00000000000000000000000000000001", "state": "queued", "created_at": 1, "of_a_later_version": []}',
+    "Connection: close",
+)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"gateway_port": free_port()})
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as threads:
+        yield threads
+
+
+def in_turn(*replies: Callable[[Asked], Any]) -> Callable[[Asked], Any]:
+    left = iter(replies)
+
+    def answer(asked: Asked) -> Any:
+        return next(left)(asked)
+
+    return answer
+
+
+def test_what_is_refused_for_now_is_sent_again_when_the_gateway_says() -> None:
+    with Site(in_turn(FULL, AWAY, ACCEPTED)) as site, Client(f"http://127.0.0.1:{site.port}/below", "key-1") as client:
+        began = time.monotonic()
+        job = client.submit(PNG, name="a.png")
+        assert time.monotonic() - began >= 2
+    assert job.id == "job_00000000000000000000000000000001"
+    # The same request each time, under one key of its own, at the address below which the gateway is.
+    assert len({asked.headers["idempotency-key"] for asked in site.asked}) == 1
+    assert [asked.path for asked in site.asked] == ["/below/v1/jobs"] * 3
+    assert all(PNG in asked.body and asked.headers["authorization"] == "Bearer key-1" for asked in site.asked)
+
+
+def test_patience_ends_and_tells_when_to_try_again() -> None:
+    with Site(FULL) as site, Client(f"http://127.0.0.1:{site.port}", patience_s=0.9) as client:
+        with pytest.raises(QueueFull, match=r"^Full\.$") as refused:
+            client.submit(PNG)
+        assert (len(site.asked), refused.value.retry_after_s) == (1, 1)
+    nobody = f"http://127.0.0.1:{free_port()}"
+    with (
+        Client(nobody, patience_s=FIRST_S * (1 + JITTER)) as client,
+        pytest.raises(Unavailable, match="cannot be reached"),
+    ):
+        client.status("job_" + "0" * 32)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (reply(401, b'{"code": "unauthorized", "detail": "No."}'), Unauthorized),
+        (reply(413, b"<html>nginx</html>"), TooLarge),
+        (reply(302, b"", "Location: http://127.0.0.1:1/"), OcrpoolError),
+        (reply(200, b"<html>log in</html>"), OcrpoolError),
+    ],
+)
+def test_what_does_not_pass_is_asked_once(answer: Callable[[Asked], Any], error: type[OcrpoolError]) -> None:
+    with Site(answer) as site, Client(f"http://127.0.0.1:{site.port}", "key-1") as client:
+        with pytest.raises(error):
+            client.submit(PNG)
+        assert len(site.asked) == 1
+
+
+def test_a_key_opens_its_tenants_jobs_alone(settings: Settings, ledger: Ledger) -> None:
+    _, key = ApiKeys(ledger).create("a", "acme")
+    _, others = ApiKeys(ledger).create("b", "other")
+    with Served(settings.model_copy(update={"api_keys": "on"})) as served:
+        with Client(served.url, key) as client:
+            job = client.submit(PNG)
+            assert job.status().state is JobState.QUEUED
+        with Client(served.url, others) as client, pytest.raises(NotFound):
+            client.status(job.id)
+        with Client(served.url) as client, pytest.raises(Unauthorized, match="API key"):
+            client.status(job.id)
+
+
+class Cutting(Producer):
+    """Cuts off whoever asked once his document is accepted, so that the answer is lost."""
+
+    def __init__(self, settings: Settings, times: int) -> None:
+        super().__init__(settings)
+        self.proxy: Proxy | None = None
+        self._times = times
+
+    def submit(self, *args: Any, **options: Any) -> JobHandle:
+        job = super().submit(*args, **options)
+        if self._times and self.proxy:
+            self._times -= 1
+            self.proxy.reset()
+        return job
+
+
+def test_answers_that_are_lost_never_make_two_jobs(settings: Settings, ledger: Ledger) -> None:
+    with Cutting(settings, times=2) as cutting, Served(settings, cutting) as served:
+        cutting.proxy = proxy = Proxy(settings.gateway_port)
+        with Client(f"http://127.0.0.1:{proxy.port}") as client:
+            job = client.submit(PNG)
+        proxy.close()
+        assert job.replayed
+        assert ledger.backlog()["unfinished"] == 1
+        assert served.http.get(f"/v1/jobs/{job.id}").status_code == 200
+
+
+def test_a_gateway_that_dies_and_comes_back_is_waited_for(
+    settings: Settings, ledger: Ledger, threads: ThreadPoolExecutor
+) -> None:
+    with Client(f"http://127.0.0.1:{settings.gateway_port}") as client:
+        with Served(settings) as served:
+            job = client.submit(PNG)
+            waiting = threads.submit(job.wait)
+            wait_until(lambda: served.waiting == 1)
+        assert not waiting.done()
+        submitting = threads.submit(client.submit, PNG)
+        read_pages(ledger, job.id)
+        with Served(settings):
+            assert waiting.result(30).state is JobState.SUCCEEDED
+            assert submitting.result(30).status().state is JobState.QUEUED
+
+
+def test_ocr_gives_the_result_or_raises_the_documents_own_error(
+    settings: Settings, ledger: Ledger, threads: ThreadPoolExecutor
+) -> None:
+    with Served(settings), Client(f"http://127.0.0.1:{settings.gateway_port}") as client:
+        for failing in ((), (1,)):
+            reading = threads.submit(client.ocr, PNG)
+            wait_until(lambda: ledger.backlog()["unfinished"] == 1)
+            read_pages(ledger, unfinished(ledger)[0], failing=failing)
+            if failing:
+                with pytest.raises(CorruptDocument):
+                    reading.result(30)
+            else:
+                assert reading.result(30).text == "page 1: 合计 12.50"
+        with pytest.raises(NotFinished, match="goes on"):
+            client.ocr(PNG, timeout_s=0.1)
+
+
+def unfinished(ledger: Ledger) -> list[str]:
+    members = cast(list[bytes], ledger.redis.zrange(f"{ledger.namespace}:active", 0, -1))
+    return [job_id.decode() for job_id in members]
+
+
+class Reading(threading.Thread):
+    """Reads the one page of what is handed in, `at most` at a time, until it is told to stop."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self._ledger = ledger
+        self.stopped = threading.Event()
+        self.most = 0
+
+    def run(self) -> None:
+        while not self.stopped.wait(0.01):
+            found = unfinished(self._ledger)
+            self.most = max(self.most, len(found))
+            for job_id in found:
+                read_pages(self._ledger, job_id)
+
+    def __enter__(self) -> Reading:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.join()
+
+
+DOCUMENTS: list[Source] = [PNG, b"neither", *[PNG] * 8, "/nowhere.pdf"]
+
+
+def check_mapped(outcomes: list[Outcome], reading: Reading) -> None:
+    assert sorted(map(str, (one.document for one in outcomes))) == sorted(map(str, DOCUMENTS))
+    assert 0 < reading.most <= 3
+    for one in outcomes:
+        if one.document == PNG:
+            assert one.job_id
+            assert one.result is not None
+            assert (one.result.text, one.error) == ("page 1: 合计 12.50", None)
+        else:
+            assert one.job_id is None
+            assert one.error is not None
+            code = "unsupported_media_type" if one.document == b"neither" else "invalid_request"
+            assert (one.error.code, one.result) == (code, None)
+
+
+def test_map_loses_no_document_and_no_error(settings: Settings, ledger: Ledger) -> None:
+    with Served(settings) as served, Client(served.url) as client, Reading(ledger) as reading:
+        check_mapped(list(client.map(iter(DOCUMENTS), concurrency=3)), reading)
+
+
+def test_map_loses_nothing_on_an_event_loop(settings: Settings, ledger: Ledger) -> None:
+    async def mapped(url: str) -> list[Outcome]:
+        async with AsyncClient(url) as client:
+            return [one async for one in client.map(DOCUMENTS, concurrency=3)]
+
+    with Served(settings) as served, Reading(ledger) as reading:
+        check_mapped(asyncio.run(mapped(served.url)), reading)
+
+
+def test_whoever_stops_a_map_early_hands_in_no_more(settings: Settings, ledger: Ledger) -> None:
+    def documents() -> Iterator[bytes]:
+        while True:
+            yield PNG
+
+    with Served(settings) as served, Client(served.url) as client:
+        mapped = client.map(documents(), concurrency=2)
+        with Reading(ledger):
+            next(mapped)
+        mapped.close()
+        client.close()
+        handed_in = ledger.totals()["jobs_accepted"]
+        with pytest.raises(StopIteration):
+            next(mapped)
+        assert handed_in <= 4
+
+
+def test_a_bar_is_shown_on_a_terminal_alone(
+    settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Served(settings) as served, Client(served.url) as client:
+        list(client.map([b"neither"]))
+        assert capfd.readouterr() == ("", "")
+        terminal, end = pty.openpty()
+        with os.fdopen(end, "w") as stderr:
+            monkeypatch.setattr("sys.stderr", stderr)
+            list(client.map([b"neither"]))
+            list(client.map([b"neither"], progress=False))
+        shown = os.read(terminal, 1 << 16).decode()
+        os.close(terminal)
+        assert shown.count("1 failed") == 1
+
+
+class Silent:
+    """Takes requests and answers none."""
+
+    async def __aenter__(self) -> Silent:
+        self.asked, self.hung_up = asyncio.Event(), asyncio.Event()
+        self._server = await asyncio.start_server(self._hold, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        self.asked.set()
+        await reader.read()
+        writer.close()
+        self.hung_up.set()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+
+
+@pytest.mark.parametrize("begin", ["submit", "wait", "map"])
+def test_a_call_that_is_cancelled_leaves_nothing_open(begin: str, tmp_path: Any) -> None:
+    (path := tmp_path / "a.png").write_bytes(PNG)
+
+    async def mapped(client: AsyncClient) -> None:
+        async with aclosing(client.map([path] * 3, concurrency=1)) as outcomes:
+            async for _ in outcomes:
+                pass
+
+    async def scenario() -> None:
+        async with Silent() as silent, AsyncClient(silent.url) as client:
+            calls: dict[str, Coroutine[Any, Any, object]] = {
+                "submit": client.submit(path),
+                "wait": client.wait("job_" + "0" * 32),
+                "map": mapped(client),
+            }
+            task = asyncio.create_task(calls.pop(begin))
+            for call in calls.values():
+                call.close()
+            await silent.asked.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.wait_for(silent.hung_up.wait(), 10)
+            assert len(asyncio.all_tasks()) == 1
+        assert str(path) not in {os.readlink(f"/proc/self/fd/{fd}") for fd in open_files()}
+
+    asyncio.run(scenario())
+
+
+def open_files() -> list[str]:
+    return [fd for fd in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{fd}")]
