@@ -80,6 +80,7 @@ def test_the_api_describes_itself(http: httpx.Client) -> None:
         "/v1/jobs/{job_id}/timeline", "/v1/batches", "/v1/batches/{batch_id}", "/ocr", "/healthz", "/readyz",
         "/metrics", "/metrics/workers",
         "/api/v2/ocr/jobs", "/api/v2/ocr/jobs/{job_id}", "/api/v2/ocr/jobs/batch/{batch_id}",
+        "/api/v2/ocr/jobs/{job_id}/result.jsonl", "/api/v2/ocr/jobs/{job_id}/pages/{page}.png",
     }  # fmt: skip
     for path in schema["paths"].values():
         for operation in path.values():
