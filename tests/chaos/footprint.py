@@ -71,10 +71,10 @@ def of_process(pid: int) -> Sizes:
 
 
 def of_keys(client: redis.Redis, namespace: str) -> Sizes:
-    """Keys, and what is in those that are collections, but for those of single jobs, dead letters and blobs, which are
-    as many as there were documents."""
-    of_documents = tuple(f"{namespace}:{kind}".encode() for kind in ("job:", "pages:", "dead", "garbage"))
-    keys = [key for key in client.scan_iter(count=1000) if not key.startswith(of_documents)]
+    """Keys that do not go by themselves, and what is in those that are collections; but for dead letters, blobs and
+    lists of jobs, of which there are as many as there were documents."""
+    of_documents = tuple(f"{namespace}:{kind}".encode() for kind in ("dead", "garbage", "index:"))
+    keys = [key for key in client.scan_iter(count=1000) if client.ttl(key) == -1 and not key.startswith(of_documents)]
     return {"keys": sum(_members(client, key) for key in keys)}
 
 
