@@ -9,7 +9,7 @@ from typing import IO
 from producer.job import ReadOptions
 
 #: Options that change nothing in what is read.
-_WITHOUT_EFFECT = {"lane", "deadline_s", "webhook_url", "cache"}
+_WITHOUT_EFFECT = {"lane", "deadline_s", "webhook_url", "cache", "visualize"}
 
 
 def document_digest(source: bytes | IO[bytes], options: ReadOptions, tenant: str) -> str:

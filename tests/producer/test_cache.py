@@ -105,14 +105,17 @@ def test_lane_and_deadline_make_no_difference(producer: Producer) -> None:
 
 def test_every_option_is_one_that_matters_or_one_that_does_not() -> None:
     """One that comes later is among the first, until somebody says otherwise here."""
-    changed: dict[str, Any] = {"orientation": True, "min_score": 0.1, "pages": "1", "pdf_text": "auto"}
-    changed |= {"lane": Lane.BULK, "deadline_s": 1, "cache": False, "webhook_url": "https://hooks.example.com"}
+    mattering: dict[str, Any] = {"orientation": True, "min_score": 0.1, "pages": "1", "pdf_text": "auto"}
+    mattering |= {"detector_threshold": 0.2, "detector_box_threshold": 0.5, "detector_unclip_ratio": 2.0}
+    mattering |= {"detector_side_px": 640, "detector_side": "min"}
+    others = {"lane": Lane.BULK, "deadline_s": 1, "cache": False, "visualize": True}
+    changed = {**mattering, **others, "webhook_url": "https://hooks.example.com"}
     assert changed.keys() == ReadOptions.model_fields.keys() - {"engine"}
     plain = document_digest(PNG, ReadOptions(), "")
     differing = {
         name for name, value in changed.items() if document_digest(PNG, ReadOptions(**{name: value}), "") != plain
     }
-    assert differing == {"orientation", "min_score", "pages", "pdf_text"}
+    assert differing == mattering.keys()
     assert document_digest(PNG, ReadOptions(), "other tenant") != plain
 
 
