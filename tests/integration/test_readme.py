@@ -38,6 +38,7 @@ def folder(tmp_path: Path) -> Path:
     """Where a user would stand: the examples' documents are here."""
     for name in ("invoice.png", "report.pdf"):
         shutil.copy(SAMPLES / name, tmp_path)
+    shutil.copy(SAMPLES / "report.pdf", tmp_path / "report-2.pdf")
     (tmp_path / "scans").mkdir()
     shutil.copy(SAMPLES / "report.pdf", tmp_path / "scans")
     return tmp_path
@@ -79,7 +80,7 @@ def test_client(env: dict[str, str], folder: Path, gateway_url: str) -> None:
 
 
 def test_command_line(env: dict[str, str], folder: Path) -> None:
-    assert len(JOBS) == 11
+    assert len(JOBS) == 12
     printed = run(["bash", "-ec", "\n".join(JOBS)], env, folder)
     assert "Skerry Sound Pilot" in printed
     assert (folder / "out" / "report.pdf.json").exists()
@@ -88,7 +89,7 @@ def test_command_line(env: dict[str, str], folder: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl(env: dict[str, str], folder: Path, gateway_url: str, pool: Producer) -> None:
-    assert len(CURL) == 15
+    assert len(CURL) == 19
     job = pool.submit(SAMPLES / "report.pdf")
     job.wait(60)
     script = "\n".join(CURL).replace("http://127.0.0.1:8080", gateway_url)
