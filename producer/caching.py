@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import IO
 
 from producer.job import ReadOptions
 
@@ -12,18 +11,12 @@ from producer.job import ReadOptions
 _WITHOUT_EFFECT = {"lane", "deadline_s", "webhook_url", "cache", "visualize"}
 
 
-def document_digest(source: bytes | IO[bytes], options: ReadOptions, tenant: str) -> str:
-    """The same for the same bytes of one tenant's under the same options. An open file is read from its start, and
-    stands there afterwards.
+def document_digest(content: str, options: ReadOptions, tenant: str) -> str:
+    """The same for the same bytes, given as a digest, of one tenant's under the same options.
 
     A tenant learns nothing of what another one has handed in: neither by what it is given, nor by how soon.
     """
-    if isinstance(source, bytes):
-        content = hashlib.sha256(source)
-    else:
-        content = hashlib.file_digest(source, "sha256")  # type: ignore[arg-type]  # reading is all that it does
-        source.seek(0)
-    return _digest("document", tenant, content.hexdigest(), _effective(options, _WITHOUT_EFFECT))
+    return _digest("document", tenant, content, _effective(options, _WITHOUT_EFFECT))
 
 
 def page_digest(pixels: str, size: tuple[int, int], options: ReadOptions, tenant: str, reader: str) -> str:

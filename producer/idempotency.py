@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import IO, Self
+from typing import Self
 
 from producer.errors import InvalidRequest
 from producer.job import ReadOptions, Tenant
@@ -35,16 +35,11 @@ class IdempotencyKey:
     fingerprint: str
 
     @classmethod
-    def of(cls, key: str, source: bytes | IO[bytes], name: str, options: ReadOptions, tenant: Tenant = "") -> Self:
-        """The key of this request. An open file is read from its start, and stands there afterwards.
+    def of(cls, key: str, content: str, name: str, options: ReadOptions, tenant: Tenant = "") -> Self:
+        """The key of a request whose document has this digest.
 
         Raises:
             InvalidRequest: the key has not the form of one.
         """
-        if isinstance(source, bytes):
-            digest = hashlib.sha256(source)
-        else:
-            digest = hashlib.file_digest(source, "sha256")  # type: ignore[arg-type]  # reading is all that it does
-            source.seek(0)
-        digest.update(f"\0{name}\0{options.model_dump_json(exclude={'cache'})}".encode())
-        return cls(named(key, tenant), digest.hexdigest())
+        request = f"{content}\0{name}\0{options.model_dump_json(exclude={'cache'})}"
+        return cls(named(key, tenant), hashlib.sha256(request.encode()).hexdigest())

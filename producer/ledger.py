@@ -57,7 +57,7 @@ from __future__ import annotations
 import json
 import secrets
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -265,6 +265,13 @@ class Ledger:
         with reachable():
             return self._scripts[script](keys=[self.namespace], args=args)
 
+    def _run_each(self, script: str, runs: Iterable[Sequence[object]]) -> list[Any]:
+        """What the script returns for each of these arguments, in one go."""
+        with reachable(), self.redis.pipeline(transaction=False) as pipe:
+            for args in runs:
+                self._scripts[script](keys=[self.namespace], args=args, client=pipe)
+            return list(pipe.execute())
+
     def _run_durably(self, script: str, *runs: str) -> tuple[list[Any], str]:
         """Run the script once for each argument; with `durable`, wait until its writes are on the disk.
 
@@ -320,10 +327,7 @@ class Ledger:
 
     def expect_blobs(self, blobs: Sequence[str]) -> None:
         """`expect_blob` for many, in one go."""
-        with reachable(), self.redis.pipeline(transaction=False) as pipe:
-            for blob in blobs:
-                self._scripts["expect_blob"](keys=[self.namespace], args=[blob, _ms(ORPHAN_S)], client=pipe)
-            pipe.execute()
+        self._run_each("expect_blob", [(blob, _ms(ORPHAN_S)) for blob in blobs])
 
     def accept(
         self,
@@ -354,10 +358,7 @@ class Ledger:
             self._room.check()
         admission, units = self._admission(job, document_pages, key, document, known)
         [verdict], lost = self._run_durably("accept", admission)
-        if lost and verdict[0] in (b"accepted", b"follows", b"final"):
-            self._end(job.id, JobState.CANCELLED, _CANCELLED)
-            self._forget(key)
-        return self._admitted(job, units, verdict, lost)
+        return self._admitted(job, units, verdict, lost, key)
 
     def accept_all(self, jobs: Sequence[tuple[Job, int | None]]) -> list[list[Unit] | OcrpoolError]:
         """`accept` for many jobs with their documents' pages, in one go: each job's units, or why it is refused.
@@ -380,8 +381,6 @@ class Ledger:
                 admissions.append(admission)
         verdicts, lost = self._run_durably("accept", *admissions) if admissions else ([], "")
         for (job, units), verdict in zip(asked, verdicts, strict=True):
-            if lost and verdict[0] == b"accepted":
-                self._end(job.id, JobState.CANCELLED, _CANCELLED)
             try:
                 answers[job.id] = self._admitted(job, units, verdict, lost)
             except OcrpoolError as refusal:
@@ -433,9 +432,14 @@ class Ledger:
             admission["retry_of"] = job.retry_of
         return json.dumps(admission), [(job.id, unit, job.options.lane.value) for unit in units]
 
-    def _admitted(self, job: Job, units: list[Unit], verdict: Any, lost: str) -> list[Unit]:
-        """What came of an admission; see `accept`."""
+    def _admitted(
+        self, job: Job, units: list[Unit], verdict: Any, lost: str, key: IdempotencyKey | None = None
+    ) -> list[Unit]:
+        """What came of an admission; see `accept`. One that the disk has lost is taken back."""
         if lost:
+            if verdict[0] in (b"accepted", b"follows", b"final"):
+                self._end(job.id, JobState.CANCELLED, _CANCELLED)
+                self._forget(key)
             raise Unavailable(lost)
         match verdict:
             case [b"same", job_id]:
@@ -529,10 +533,7 @@ class Ledger:
 
     def statuses(self, job_ids: Sequence[str]) -> list[JobStatus]:
         """Where those jobs stand that are still there, in one go, whosever they are."""
-        with reachable(), self.redis.pipeline(transaction=False) as pipe:
-            for job_id in job_ids:
-                self._scripts["status"](keys=[self.namespace], args=[job_id], client=pipe)
-            found = pipe.execute()
+        found = self._run_each("status", [(job_id,) for job_id in job_ids])
         return [status_of(job_id, fields_of(flat)) for job_id, flat in zip(job_ids, found, strict=True) if flat]
 
     def _fields(self, job_id: str, tenant: Tenant | None) -> dict[bytes, bytes]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -18,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Self
 from producer.batches import AT_ONCE, Storing, read_batch
 from producer.blobs import BlobStore, open_store
 from producer.caching import document_digest
+from producer.documents import content_digest, look, opened
 from producer.errors import (
     IdempotencyMismatch,
     InvalidRequest,
@@ -28,15 +28,15 @@ from producer.errors import (
     Unavailable,
     naming,
 )
-from producer.escaping import NAME_CHARS, escaped, shown_name
+from producer.escaping import NAME_CHARS, shown_name
 from producer.following import follow
 from producer.formats import Format
 from producer.idempotency import IdempotencyKey
 from producer.job import BATCH_NAME, Job, JobResult, JobState, JobStatus, PagesRead, ReadOptions, Tenant, new_job_id
 from producer.ledger import AcceptedBefore, Known, Lapsed, Ledger
 from producer.listing import MOST_JOBS, list_jobs
-from producer.media import SNIFF_BYTES, sniff
-from producer.pages import read_pages
+from producer.media import sniff
+from producer.pages import MOST_PAGES, read_pages
 from producer.queue import Publisher
 from producer.results import Results, Saves
 from producer.retries import again
@@ -110,10 +110,7 @@ class Producer:
             UnsupportedMediaType, CorruptDocument, TooLarge: the document can be refused by its first bytes or size.
             QueueFull, QuotaExceeded, Unavailable: the pool takes nothing now.
         """
-        options = options or ReadOptions()
-        if options.webhook_url is not None:
-            with naming("webhook_url"):
-                self._fetcher.target(options.webhook_url)
+        options = self._checked(options)
         if isinstance(document, str) and document.startswith(("https://", "http://", "s3://")):
             with tempfile.TemporaryFile() as fetched:
                 named = self._fetch(document, fetched)
@@ -121,8 +118,16 @@ class Producer:
         if not isinstance(document, str | Path):
             return self._submit(document, options, name or "", idempotency_key, batch)
         path = Path(document)
-        with _opened(path) as file:
+        with opened(path) as file:
             return self._submit(file, options, path.name if name is None else name, idempotency_key, batch)
+
+    def _checked(self, options: ReadOptions | None) -> ReadOptions:
+        """The options, or those that nobody chose. Raises `FetchForbidden` for a webhook that must not be sent."""
+        options = options or ReadOptions()
+        if options.webhook_url is not None:
+            with naming("webhook_url"):
+                self._fetcher.target(options.webhook_url)
+        return options
 
     def _fetch(self, url: str, file: IO[bytes]) -> str:
         """Write the document to the file; returns what it is called there."""
@@ -156,12 +161,13 @@ class Producer:
         batch: str | None,
     ) -> JobHandle:
         job = self._new_job(source, options, name, batch)
-        key = (
-            None
-            if idempotency_key is None
-            else IdempotencyKey.of(idempotency_key, source, job.name, options, job.tenant)
-        )
-        document = document_digest(source, options, job.tenant) if self.settings.cache_ttl_s else ""
+        key, document = None, ""
+        if idempotency_key is not None or self.settings.cache_ttl_s:
+            content = content_digest(source)
+            if idempotency_key is not None:
+                key = IdempotencyKey.of(idempotency_key, content, job.name, options, job.tenant)
+            if self.settings.cache_ttl_s:
+                document = document_digest(content, options, job.tenant)
         known = self.ledger.recall(document) if document and options.cache else None
         if known is not None:
             with suppress(Lapsed):
@@ -188,7 +194,7 @@ class Producer:
         name = shown_name(name)
         if len(name) > NAME_CHARS:
             raise InvalidRequest(f"name: at most {NAME_CHARS} characters.")
-        head, size_bytes = _look(source)
+        head, size_bytes = look(source)
         media_type = sniff(head)
         if size_bytes > self.settings.max_document_bytes:
             raise TooLarge(
@@ -224,10 +230,7 @@ class Producer:
         """
         if batch is not None and not BATCH_NAME.fullmatch(batch):
             raise InvalidRequest("batch: 1 to 64 letters, digits, dots, underscores, colons and hyphens.")
-        options = options or ReadOptions()
-        if options.webhook_url is not None:
-            with naming("webhook_url"):
-                self._fetcher.target(options.webhook_url)
+        options = self._checked(options)
         handles: list[JobHandle | OcrpoolError] = []
         pairs = zip(documents, names or itertools.repeat(""), strict=False)
         while some := list(itertools.islice(pairs, AT_ONCE)):
@@ -243,7 +246,7 @@ class Producer:
                 name = chosen
                 try:
                     if isinstance(document, str | Path):
-                        source: bytes | IO[bytes] = open_files.enter_context(_opened(Path(document)))
+                        source: bytes | IO[bytes] = open_files.enter_context(opened(Path(document)))
                         name = name or Path(document).name
                     else:
                         source = document
@@ -288,12 +291,13 @@ class Producer:
             yield from found.jobs
             limit, cursor = limit and limit - len(found.jobs), found.cursor
 
-    def pages(self, job_id: str, after: int = 0) -> PagesRead:
-        """Up to 100 outcomes of a job, finished or not, in the order in which they came; `after` so many of them.
+    def pages(self, job_id: str, after: int = 0, limit: int = MOST_PAGES) -> PagesRead:
+        """At most `limit` (1 to 100) outcomes of a job, finished or not, in the order in which they came; `after` so
+        many of them.
 
         Raises `NotFound`.
         """
-        return read_pages(self.ledger, job_id, after, tenant=self.tenant)
+        return read_pages(self.ledger, job_id, after, limit, self.tenant)
 
     def timeline(self, job_id: str) -> Timeline:
         """Who held which of the job's pages, and where their time went. Raises `NotFound`."""
@@ -407,26 +411,3 @@ class JobHandle(Saves):
         if format is Format.OVERLAY:
             return results.overlay(self.result(), page or 1)
         return io.BytesIO(results.text(self.result(), format).encode())
-
-
-def _opened(path: Path) -> IO[bytes]:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise InvalidRequest(f"{escaped(str(path))} cannot be read: {error.strerror}.") from error
-    except ValueError as error:  # a path with NUL
-        raise InvalidRequest(f"{escaped(str(path))} cannot be read: {error}.") from error
-
-
-def _look(source: bytes | IO[bytes]) -> tuple[bytes, int]:
-    """The document's first bytes and its size. An open file stands at its start afterwards."""
-    if isinstance(source, bytes):
-        return source[:SNIFF_BYTES], len(source)
-    try:
-        size_bytes = source.seek(0, os.SEEK_END)
-        source.seek(0)
-        head = source.read(SNIFF_BYTES)
-        source.seek(0)
-    except OSError as error:
-        raise InvalidRequest(f"The document cannot be read: {error.strerror}.") from error
-    return head, size_bytes

@@ -26,6 +26,7 @@ LAYERS = [
         "media",
         "blobs",
         "caching",
+        "documents",
         "s3",
         "outcomes",
         "fetching",

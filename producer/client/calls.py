@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from producer import documents
 from producer.client.steps import READ_S, Patience, Pause, Send, Steps, parsed
-from producer.errors import InvalidRequest, NotFinished
-from producer.escaping import escaped, shown_name
+from producer.errors import NotFinished
+from producer.escaping import shown_name
 from producer.formats import Format
 from producer.idempotency import named
 from producer.job import JobResult, JobStatus, ReadOptions, to_json
@@ -143,10 +144,5 @@ def opened(source: Source, name: str | None) -> Iterator[tuple[bytes | IO[bytes]
         yield source, shown_name(name or "")
         return
     path = Path(source)
-    try:
-        file = path.open("rb")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InvalidRequest(f"{escaped(str(path))} cannot be read: {reason}.") from error
-    with file:
+    with documents.opened(path) as file:
         yield file, shown_name(path.name if name is None else name)

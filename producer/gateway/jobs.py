@@ -91,6 +91,10 @@ def _answer(status: JobStatus, *, code: int = 200, headers: dict[str, str] | Non
     return Response(answer.model_dump_json(), status_code=code, headers=out, media_type="application/json")
 
 
+def _where_it_is(job: JobHandle) -> dict[str, str]:
+    return {"Location": job_path(job.id), **({"Idempotent-Replayed": "true"} if job.replayed else {})}
+
+
 @router.post(
     "/v1/jobs",
     status_code=202,
@@ -133,7 +137,7 @@ async def submit(
     """
     async with gateway.producer.sole_use(idempotency_key), received(request, gateway.settings) as upload:
         job, status = await gateway.producer.submit(upload, idempotency_key)
-    headers = {"Location": job_path(status.id), **({"Idempotent-Replayed": "true"} if job.replayed else {})}
+    headers = _where_it_is(job)
     if wait_s := preferred_wait_s(prefer, gateway.settings):
         status = await gateway.wait(status.id, wait_s)
         headers |= applied(wait_s)
@@ -245,8 +249,7 @@ async def retry(job_id: JobIdInPath, gateway: TheGateway) -> Response:
     expired, in a new job: the old one stays as it is. Asked again, it is the same new job.
     """
     job, status = await gateway.producer.call(partial(_retried, gateway, job_id))
-    headers = {"Location": job_path(status.id), **({"Idempotent-Replayed": "true"} if job.replayed else {})}
-    return _answer(status, code=202, headers=headers)
+    return _answer(status, code=202, headers=_where_it_is(job))
 
 
 def _retried(gateway: Gateway, job_id: str) -> tuple[JobHandle, JobStatus]:

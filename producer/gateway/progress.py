@@ -13,7 +13,7 @@ from producer.gateway.openapi import PAGES_EXAMPLE, TIMELINE_EXAMPLE
 from producer.gateway.problems import POLL_AFTER_S, responses
 from producer.gateway.state import Gateway, TheGateway
 from producer.job import PagesRead
-from producer.pages import MOST_PAGES, read_pages
+from producer.pages import MOST_PAGES
 from producer.timeline import Timeline
 
 router = APIRouter(tags=["jobs"])
@@ -48,7 +48,7 @@ async def pages(
 
 def _pages(gateway: Gateway, job_id: str, after: int, limit: int) -> tuple[str, bool]:
     """The answer, and whether there is nothing more at this moment."""
-    found = read_pages(gateway.producer.producer.ledger, job_id, after, limit, gateway.producer.producer.tenant)
+    found = gateway.producer.producer.pages(job_id, after, limit)
     return found.model_dump_json(), found.more and len(found.pages) < limit
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from producer.blobs import MemoryStore
 from producer.caching import document_digest
+from producer.documents import content_digest
 from producer.errors import InvalidRequest, QueueFull
 from producer.job import JobState, Lane, PageFailure, PageResult, ReadOptions
 from producer.ledger import Ledger
@@ -111,12 +112,13 @@ def test_every_option_is_one_that_matters_or_one_that_does_not() -> None:
     others = {"lane": Lane.BULK, "deadline_s": 1, "cache": False, "visualize": True}
     changed = {**mattering, **others, "webhook_url": "https://hooks.example.com"}
     assert changed.keys() == ReadOptions.model_fields.keys() - {"engine"}
-    plain = document_digest(PNG, ReadOptions(), "")
+    content = content_digest(PNG)
+    plain = document_digest(content, ReadOptions(), "")
     differing = {
-        name for name, value in changed.items() if document_digest(PNG, ReadOptions(**{name: value}), "") != plain
+        name for name, value in changed.items() if document_digest(content, ReadOptions(**{name: value}), "") != plain
     }
     assert differing == mattering.keys()
-    assert document_digest(PNG, ReadOptions(), "other tenant") != plain
+    assert document_digest(content, ReadOptions(), "other tenant") != plain
 
 
 def leaves(ledger: Ledger) -> None:
@@ -197,7 +199,7 @@ def test_no_time_is_no_cache(producer: Producer, settings: Settings) -> None:
 
 def test_what_is_gone_between_two_looks_is_read(producer: Producer, monkeypatch: pytest.MonkeyPatch) -> None:
     earlier = first(producer)
-    known = producer.ledger.recall(document_digest(PNG, ReadOptions(), ""))
+    known = producer.ledger.recall(document_digest(content_digest(PNG), ReadOptions(), ""))
     producer.ledger.redis.delete(f"{producer.ledger.namespace}:pages:{earlier.id}")
     monkeypatch.setattr(producer.ledger, "recall", lambda document: known)
     job = producer.submit(PNG)
