@@ -153,6 +153,21 @@ class Pool:
     def _ready_pids(self) -> set[int]:
         return {worker["pid"] for worker in self.ledger.workers().values()}
 
+    def freeze_a_worker(self, pause_s: float) -> float:
+        """Stop a worker under load for longer than its leases, and let it go on once others have read everything.
+        Returns how long it took until then."""
+        with self.load(pause_s):
+            time.sleep(0.5)
+            frozen = self.random.choice(self.worker_pids())
+            os.kill(frozen, signal.SIGSTOP)
+            started = time.monotonic()
+            time.sleep(self.settings.lease_s + 1)
+        self.finish(60)
+        seconds = time.monotonic() - started
+        os.kill(frozen, signal.SIGCONT)
+        self.is_whole()
+        return seconds
+
     def comes_back_without(self, pid: int) -> None:
         """Wait until that worker is gone and another one has taken its place."""
         until(lambda: pid not in self.worker_pids(), 60)

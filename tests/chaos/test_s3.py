@@ -5,8 +5,6 @@ Every outcome is too large for Redis here, so that both ends of a page go throug
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -93,16 +91,7 @@ def test_two_writers_of_one_result(pool: MakePool, s3: S3Server, way: Proxy, see
     chaos.start_workers(2)
     way.latency_s = 0.02
     for _ in range(5 if full else 1):
-        with chaos.load(pause_s=0.05):
-            time.sleep(0.5)
-            slow_one = chaos.random.choice(chaos.worker_pids())
-            os.kill(slow_one, signal.SIGSTOP)
-            started = time.monotonic()
-            time.sleep(chaos.settings.lease_s + 1)
-        chaos.finish(60)
-        report.recovered(time.monotonic() - started)
-        os.kill(slow_one, signal.SIGCONT)
-        chaos.is_whole()
+        report.recovered(chaos.freeze_a_worker(pause_s=0.05))
     chaos.finish(60)
     judge(chaos, report)
     assert_every_object_is_owned(chaos, s3)
