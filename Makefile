@@ -7,6 +7,9 @@ BIN := .venv/bin
 UV := $(shell command -v uv || echo $(BIN)/uv)
 EXTRAS := --extra cpu --extra paddle --extra flower --extra s3 --extra dev
 
+# Where it is set, each of the many processes that tests start compiles every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos soak lint types bench bench-gateway parity lock clean
 
@@ -17,14 +20,14 @@ help: ## Show this list
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv .venv
 	@command -v uv >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --require-hashes -r requirements.lock
+	VIRTUAL_ENV=.venv $(UV) pip install --quiet --compile-bytecode --no-deps --require-hashes -r requirements.lock
 	VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # PaddleOCR's own client, with all that it brings: its OpenCV would overwrite the files of ours.
 .venv-paddleocr/installed: tests/contracts/paddleocr.lock .venv/installed
 	$(UV) venv --quiet --clear --python $(BIN)/python .venv-paddleocr
-	VIRTUAL_ENV=.venv-paddleocr $(UV) pip install --quiet --no-deps --require-hashes -r tests/contracts/paddleocr.lock
+	VIRTUAL_ENV=.venv-paddleocr $(UV) pip install --quiet --compile-bytecode --no-deps --require-hashes -r tests/contracts/paddleocr.lock
 	@touch $@
 
 demo: .venv/installed ## Read the sample documents with a pool of its own
@@ -34,7 +37,7 @@ test: lint types .venv-paddleocr/installed ## Lint, check types, run the tests
 	$(BIN)/pytest
 
 chaos: .venv/installed ## Every fault at length, with CHAOS_SEED=... or a seed that is printed; CHAOS_REPORT=FILE keeps the counts
-	CHAOS=full $(BIN)/pytest -m "not soak" --numprocesses 3 --dist worksteal tests/chaos
+	CHAOS=full $(BIN)/pytest -m "not soak" --numprocesses 4 --dist worksteal tests/chaos
 
 soak: .venv/installed ## Half an hour of mixed traffic and faults, or SOAK_S=... seconds: nothing is lost, nothing grows
 	$(BIN)/pytest -m soak -s tests/chaos

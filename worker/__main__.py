@@ -6,6 +6,8 @@ import os
 import sys
 import warnings
 
+from celery.bin.base import CLIContext
+from celery.bin.worker import worker
 from celery.exceptions import SecurityWarning
 
 from producer.settings import Settings
@@ -17,7 +19,9 @@ def main() -> None:
     flags = ["--without-gossip", "--without-mingle", "--loglevel=WARNING", f"--hostname={name}@%h"]
     # Celery warns of root because of pickle, which no queue here accepts.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    app.worker_main(["--quiet", "worker", *flags, *sys.argv[1:]])
+    # Celery's command alone: those beside it, and Flower's, take as long to import as the rest of a worker.
+    context = CLIContext(app, no_color=None, workdir=None, quiet=True)
+    worker.main([*flags, *sys.argv[1:]], prog_name="ocrpool worker", obj=context)
 
 
 if __name__ == "__main__":

@@ -120,12 +120,16 @@ def assert_nothing_is_left(pool: Pool) -> None:
 
 
 def processes(pool: Pool) -> list[psutil.Process]:
-    """Workers and decoders of this pool, whoever their parents are now: a decoder is told its worker's process id."""
-    workers = {str(pid) for pid in pool.processes}
+    """Workers and decoders of this pool that live, whoever their parents are now: a decoder is told its worker's
+    process id. The kernel gives an id that became free to others, such as the workers of the pools beside this one."""
+    alive = {pid for pid, process in pool.processes.items() if process.popen.poll() is None}
+    orphaned = {str(pid) for pid in pool.processes if pid not in alive}
     return [
         process
-        for process in psutil.process_iter(["pid", "cmdline"])
-        if str(process.pid) in workers or workers.intersection(_told(process.info["cmdline"] or []))
+        for process in psutil.process_iter(["pid", "ppid", "cmdline"])
+        if process.pid in alive
+        or process.info["ppid"] in alive
+        or orphaned.intersection(_told(process.info["cmdline"] or [])) - {str(process.info["ppid"])}
     ]
 
 

@@ -27,8 +27,8 @@ def flood(pool: Pool, documents: int) -> list[str]:
         for _ in range(documents)
     ]
     for first in range(0, documents, CHUNK):
-        units = [unit for job in jobs[first : first + CHUNK] for unit in pool.producer.ledger.accept(job, 1)]
-        pool.producer._publisher.publish(units)
+        accepted = pool.ledger.accept_all([(job, 1) for job in jobs[first : first + CHUNK]])
+        pool.producer._publisher.publish_all([unit for units in accepted if isinstance(units, list) for unit in units])
     pool.submitted |= {job.id: 1 for job in jobs}
     return [job.id for job in jobs]
 

@@ -16,7 +16,7 @@ from tests.chaos.pool import MakePool
 def test_workers_killed_at_random_moments(pool: MakePool, seed: int, full: bool) -> None:
     chaos, report = pool(), Report("kill -9 of a worker", seed)
     chaos.start_workers(2)
-    with chaos.load(pause_s=0.1):  # About what one worker and a half read
+    with chaos.load():
         for _ in range(50 if full else 2):
             time.sleep(chaos.random.uniform(0, 1.0))
             chaos.is_whole()
