@@ -11,7 +11,8 @@ from typing import cast
 
 from producer.errors import NotFound
 from producer.job import Contract, Tenant
-from producer.ledger import Ledger, reachable
+from producer.ledger import Ledger
+from producer.scripts import reachable
 
 _KEY = re.compile(r"ocrp_([0-9a-f]{12})_([0-9a-f]{32})")
 #: A key's last use is known to this many seconds, so that it is not written with each request.

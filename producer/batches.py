@@ -7,7 +7,8 @@ from typing import IO, cast
 from producer.blobs import BlobStore
 from producer.errors import NotFound, OcrpoolError
 from producer.job import Job, JobStatus, Tenant, Unit
-from producer.ledger import Ledger, reachable
+from producer.ledger import Ledger
+from producer.scripts import reachable
 
 #: Documents that are stored and accepted together: until they all are, none is read.
 AT_ONCE = 100

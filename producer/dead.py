@@ -17,9 +17,10 @@ from typing import Literal, cast
 from pydantic import BaseModel, ConfigDict
 
 from producer.errors import InvalidRequest, NotFound
-from producer.ledger import Ledger, reachable
+from producer.ledger import Ledger
 from producer.outbox import Outbox
 from producer.producer import JobHandle, Producer
+from producer.scripts import reachable
 
 #: Dead letters that are kept; the oldest give way.
 KEPT = 1000

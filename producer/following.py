@@ -10,7 +10,8 @@ from redis.client import PubSub
 
 from producer.errors import Unavailable
 from producer.job import JobStatus, Tenant
-from producer.ledger import Ledger, reachable
+from producer.ledger import Ledger
+from producer.scripts import reachable
 
 #: How long a follower trusts the events before it reads the ledger again: one may be lost when a connection is.
 REREAD_S = 2.0

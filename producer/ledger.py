@@ -57,36 +57,30 @@ from __future__ import annotations
 import json
 import secrets
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.resources import files
 from itertools import islice
 from typing import Any, TypeVar, cast
 
 import redis
 from pydantic import TypeAdapter
 
+from producer.admission import Admission, Known
 from producer.blobs import BlobStore, open_store
 from producer.errors import (
     Cancelled,
     DeadlineExceeded,
-    IdempotencyMismatch,
-    InvalidRequest,
     NotFinished,
     NotFound,
     OcrpoolError,
     PoisonDocument,
-    QueueFull,
-    QuotaExceeded,
     RequestInProgress,
-    TooLarge,
     Unavailable,
 )
 from producer.idempotency import IdempotencyKey
 from producer.job import (
-    PREPARE,
     ErrorDetail,
     Job,
     JobResult,
@@ -100,27 +94,17 @@ from producer.job import (
     Tenant,
     Unit,
 )
-from producer.limits import COUNTED, Limits
 from producer.outcomes import StoredOutcome, inlined
 from producer.page_ranges import numbers
 from producer.redis_url import open_client
 from producer.room import Room
+from producer.scripts import Scripts, reachable
 from producer.settings import Settings
 
 OUTCOME: TypeAdapter[PageResult | PageFailure] = TypeAdapter(PageOutcome)
 _EXPIRED = ErrorDetail.of(DeadlineExceeded("The job's deadline passed before all of its pages were read."))
 _CANCELLED = ErrorDetail.of(Cancelled("The job was cancelled."))
 _POISON = ErrorDetail.of(PoisonDocument("The workers that took this page died, three in a row; it is not tried again."))
-
-#: The server's errors that pass, by their first word, and what each says.
-_TEMPORARY = {
-    "MISCONF": "cannot write to its disk",
-    "BUSY": "is busy with a script",
-    "LOADING": "is loading its data",
-    "MASTERDOWN": "is a replica that has lost its master",
-    "NOREPLICAS": "has too few replicas",
-    "TRYAGAIN": "is moving its keys",
-}
 
 #: A blob without a job, and one that was not written to its end, goes after this many seconds. Longer than any upload
 #: takes from its `put` to its job.
@@ -129,34 +113,8 @@ ORPHAN_S = 3600
 #: A key is taken for one that is being used for this many seconds at most: whoever died with it holds it no longer.
 BUSY_S = 30
 
-#: Jobs that a batch may have.
-BATCH_JOBS = 10_000
-
-#: Webhooks that one look for a due one passes by at most.
-TAKE_LOOKS = 200
-
 #: Outcomes that are read in one go: Redis answers nobody else meanwhile.
 RESULT_PAGES = 100
-
-
-class AcceptedBefore(Exception):
-    """The idempotency key has brought a job for the same request."""
-
-    def __init__(self, job_id: str) -> None:
-        super().__init__(job_id)
-        self.job_id = job_id
-
-
-class Lapsed(Exception):
-    """The pages that were known are so no longer."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """A final job that has the pages of another's document, and where that lies."""
-
-    job_id: str
-    blob: str
 
 
 class Refusal(StrEnum):
@@ -202,24 +160,6 @@ class Swept:
 Returned = TypeVar("Returned")
 
 
-@contextmanager
-def reachable() -> Iterator[None]:
-    """Turn the client's connection errors into `Unavailable`."""
-    try:
-        yield
-    except redis.exceptions.OutOfMemoryError as error:
-        raise Unavailable("The pool's Redis is full.") from error
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-        raise Unavailable("The pool's Redis cannot be reached.") from error
-    except redis.exceptions.ReadOnlyError as error:
-        raise Unavailable("The pool's Redis is a replica that takes no writes.") from error
-    except redis.exceptions.ResponseError as error:
-        kind = str(error).partition(" ")[0]
-        if kind not in _TEMPORARY:
-            raise
-        raise Unavailable(f"The pool's Redis {_TEMPORARY[kind]}.") from error
-
-
 class Ledger:
     """The ledger on one Redis server, or on the master that Sentinels name, which has `timeout_s` seconds to answer.
 
@@ -246,60 +186,10 @@ class Ledger:
             max_connections=256,
         )
         self._room = Room(self.redis, settings.redis_reserve_percent)
-        folder = files("producer") / "lua"
-        prelude = (folder / "prelude.lua").read_text()
-        self._scripts: dict[str, Callable[..., Any]] = {
-            entry.name.removesuffix(".lua"): self.redis.register_script(_source(prelude, entry.read_text()))
-            for entry in folder.iterdir()
-            if entry.name.endswith(".lua") and entry.name != "prelude.lua"
-        }
+        self.scripts = Scripts(self.redis, self.namespace)
 
     def close(self) -> None:
         self.redis.close()
-
-    def read(self, script: str, *args: object) -> Any:
-        """What a script that only reads returns."""
-        return self._run(script, *args)
-
-    def _run(self, script: str, *args: object) -> Any:
-        with reachable():
-            return self._scripts[script](keys=[self.namespace], args=args)
-
-    def _run_each(self, script: str, runs: Iterable[Sequence[object]]) -> list[Any]:
-        """What the script returns for each of these arguments, in one go."""
-        with reachable(), self.redis.pipeline(transaction=False) as pipe:
-            for args in runs:
-                self._scripts[script](keys=[self.namespace], args=args, client=pipe)
-            return list(pipe.execute())
-
-    def _run_durably(self, script: str, *runs: str) -> tuple[list[Any], str]:
-        """Run the script once for each argument; with `durable`, wait until its writes are on the disk.
-
-        Returns what the runs returned, and in one sentence what kept their writes from the disk.
-        """
-        if not self.settings.durable and len(runs) == 1:
-            return [self._run(script, *runs)], ""
-        needed = self.settings.durable_replicas if self.settings.durable else 0
-        written: Any = (1, 0)
-        with reachable(), self.redis.pipeline(transaction=False) as pipe:  # on one connection, whose writes count
-            for argument in runs:
-                self._scripts[script](keys=[self.namespace], args=[argument], client=pipe)
-            if self.settings.durable:
-                pipe.execute_command("WAITAOF", 1, needed, _ms(self.settings.durable_timeout_s))
-            verdicts = pipe.execute(raise_on_error=False)
-            if self.settings.durable:
-                written = verdicts.pop()
-            for verdict in verdicts:
-                if isinstance(verdict, Exception):
-                    raise verdict
-        if isinstance(written, redis.exceptions.ResponseError):
-            return verdicts, f"OCRPOOL_DURABLE needs Redis 7.2 with `appendonly yes`, which says: {written}"
-        local, replicas = written
-        if not local:
-            return verdicts, "The pool's Redis did not write the job to its disk in time; it is not accepted."
-        if replicas < needed:
-            return verdicts, "Too few replicas of the pool's Redis wrote the job to their disks; it is not accepted."
-        return verdicts, ""
 
     def ping(self) -> None:
         """Raises `Unavailable` when the server does not answer."""
@@ -314,20 +204,20 @@ class Ledger:
         Raises:
             Unavailable: Redis cannot be reached, or is full.
         """
-        self._run("expect_blob", blob, _ms(ORPHAN_S))
+        self.scripts.run("expect_blob", blob, _ms(ORPHAN_S))
 
     def recall(self, document: str) -> Known | None:
         """The job whose pages a document with this digest is given, if the pool's workers would read it alike."""
-        found = self._run("recall", document)
+        found = self.scripts.run("recall", document)
         return Known(*(field.decode() for field in found)) if found else None
 
     def recall_page(self, pixels: str) -> bytes | None:
         """The outcome (JSON) of a page with this digest of its pixels."""
-        return cast("bytes | None", self._run("recall_page", pixels))
+        return cast("bytes | None", self.scripts.run("recall_page", pixels))
 
     def expect_blobs(self, blobs: Sequence[str]) -> None:
         """`expect_blob` for many, in one go."""
-        self._run_each("expect_blob", [(blob, _ms(ORPHAN_S)) for blob in blobs])
+        self.scripts.run_each("expect_blob", [(blob, _ms(ORPHAN_S)) for blob in blobs])
 
     def accept(
         self,
@@ -356,9 +246,9 @@ class Ledger:
         """
         with reachable():
             self._room.check()
-        admission, units = self._admission(job, document_pages, key, document, known)
-        [verdict], lost = self._run_durably("accept", admission)
-        return self._admitted(job, units, verdict, lost, key)
+        admission = Admission(job, document_pages, self.settings, key, document, known)
+        [verdict], lost = self._ask([admission.request()])
+        return self._admitted(admission, verdict, lost)
 
     def accept_all(self, jobs: Sequence[tuple[Job, int | None]]) -> list[list[Unit] | OcrpoolError]:
         """`accept` for many jobs with their documents' pages, in one go: each job's units, or why it is refused.
@@ -369,108 +259,41 @@ class Ledger:
         with reachable():
             self._room.check()
         answers: dict[str, list[Unit] | OcrpoolError] = {}
-        asked: list[tuple[Job, list[Unit]]] = []
-        admissions = []
+        asked: list[Admission] = []
+        requests = []
         for job, document_pages in jobs:
+            admission = Admission(job, document_pages, self.settings)
             try:
-                admission, units = self._admission(job, document_pages)
+                requests.append(admission.request())
             except OcrpoolError as refusal:
                 answers[job.id] = refusal
             else:
-                asked.append((job, units))
-                admissions.append(admission)
-        verdicts, lost = self._run_durably("accept", *admissions) if admissions else ([], "")
-        for (job, units), verdict in zip(asked, verdicts, strict=True):
+                asked.append(admission)
+        verdicts, lost = self._ask(requests)
+        for admission, verdict in zip(asked, verdicts, strict=True):
             try:
-                answers[job.id] = self._admitted(job, units, verdict, lost)
+                answers[admission.job.id] = self._admitted(admission, verdict, lost)
             except OcrpoolError as refusal:
-                answers[job.id] = refusal
+                answers[admission.job.id] = refusal
         return [answers[job.id] for job, _ in jobs]
 
-    def _admission(
-        self,
-        job: Job,
-        document_pages: int | None,
-        key: IdempotencyKey | None = None,
-        document: str = "",
-        known: Known | None = None,
-    ) -> tuple[str, list[Unit]]:
-        """What `accept` is asked, and the units to publish once it has accepted.
+    def _ask(self, requests: Sequence[str]) -> tuple[list[Any], str]:
+        """The answer to each, and in one sentence what kept them from the disk, where they have to be on it."""
+        settings = self.settings
+        if requests and settings.durable:
+            return self.scripts.run_durably("accept", requests, settings.durable_replicas, settings.durable_timeout_s)
+        if len(requests) == 1:  # without a pipeline, which costs as much again
+            return [self.scripts.run("accept", *requests)], ""
+        return self.scripts.run_each("accept", [(request,) for request in requests]), ""
 
-        Raises:
-            InvalidRequest: the document has none of the pages that were asked for.
-        """
-        spans = None if document_pages is None else job.options.spans(document_pages, self.settings.span_pages)
-        units = [PREPARE] if spans is None else [str(span) for span in spans]
-        deadline_s = job.options.deadline_s or self.settings.deadline_s
-        admission = {
-            "id": job.id,
-            "record": job.model_dump_json(),
-            "blob": job.blob,
-            "max_unfinished": self.settings.max_queued_jobs,
-            "deadline_ms": _ms(deadline_s),
-            "ttl_s": int(deadline_s + self.settings.result_ttl_s),
-            "lane": job.options.lane.value,
-            "pages_total": None if spans is None else sum(span.count for span in spans),
-            "key": key.name if key else "",
-            "fingerprint": key.fingerprint if key else "",
-            "webhook": job.options.webhook_url or "",
-            "units": units,
-            "document": document,
-            "source": known.job_id if known else "",
-            "follows": job.options.cache,
-            "known_s": int(self.settings.cache_ttl_s),
-            "known_bytes": self.settings.cache_max_bytes,
-            "result_ttl_s": int(self.settings.result_ttl_s),
-            "tenant": job.tenant,
-            "size_bytes": job.size_bytes,
-            "limits": Limits.of_all(self.settings).model_dump(),
-        }
-        if job.batch:
-            admission |= {"batch": job.batch, "batch_most": BATCH_JOBS}
-        if job.retry_of:
-            admission["retry_of"] = job.retry_of
-        return json.dumps(admission), [(job.id, unit, job.options.lane.value) for unit in units]
-
-    def _admitted(
-        self, job: Job, units: list[Unit], verdict: Any, lost: str, key: IdempotencyKey | None = None
-    ) -> list[Unit]:
-        """What came of an admission; see `accept`. One that the disk has lost is taken back."""
+    def _admitted(self, admission: Admission, verdict: Any, lost: str) -> list[Unit]:
+        """What came of it. A job that the disk has lost is taken back."""
         if lost:
-            if verdict[0] in (b"accepted", b"follows", b"final"):
-                self._end(job.id, JobState.CANCELLED, _CANCELLED)
-                self._forget(key)
+            if admission.recorded(verdict):
+                self._end(admission.job.id, JobState.CANCELLED, _CANCELLED)
+                self._forget(admission.key)
             raise Unavailable(lost)
-        match verdict:
-            case [b"same", job_id]:
-                raise AcceptedBefore(job_id.decode())
-            case [b"mismatch"]:
-                raise IdempotencyMismatch("The idempotency key was used with another document, name or options.")
-            case [b"full", seconds]:
-                most = self.settings.max_queued_jobs
-                raise QueueFull(
-                    f"The pool holds {most} unfinished jobs and takes no more now.", retry_after_s=seconds or None
-                )
-            case [b"quota", seconds, limit, most]:
-                raise QuotaExceeded(
-                    f"{limit.decode()}: a tenant may have {most.decode()} {COUNTED[limit.decode()]}, no more now.",
-                    retry_after_s=seconds or None,
-                )
-            case [b"large", _, limit, most]:
-                raise TooLarge(
-                    f"{limit.decode()}: the document has {job.size_bytes:,} bytes; at most {int(most):,} are read."
-                )
-            case [b"lapsed"]:
-                raise Lapsed
-            case [b"exists" | b"final" | b"follows"]:
-                return []
-            case [b"batch full"]:
-                raise InvalidRequest(f"batch: {job.batch} has {BATCH_JOBS} documents, the most of one batch.")
-            case [b"gone"]:
-                raise NotFound(f"There is no job {job.retry_of}, or it is gone.")
-            case [b"not final"]:
-                raise NotFinished(f"The job {job.retry_of} has not ended: its pages are not tried again yet.")
-        return units
+        return admission.units_to_publish(verdict)
 
     def _forget(self, key: IdempotencyKey | None) -> None:
         if key:
@@ -487,7 +310,7 @@ class Ledger:
             RequestInProgress: another one is doing so.
         """
         note = f"busy:{name}"
-        if not self._run("note", note, "1", _ms(BUSY_S), "1"):
+        if not self.scripts.run("note", note, "1", _ms(BUSY_S), "1"):
             raise RequestInProgress("Another request with this idempotency key is being answered.")
         try:
             yield
@@ -499,7 +322,7 @@ class Ledger:
         """Replace the claimed `prepare` by the job's spans, and return the units to publish: none if it came late."""
         units, lane = [str(span) for span in spans], claim.job.options.lane.value
         pages_total = sum(span.count for span in spans)
-        verdict = self._run("plan", claim.job.id, claim.fence, pages_total, lane, *units)
+        verdict = self.scripts.run("plan", claim.job.id, claim.fence, pages_total, lane, *units)
         return [(claim.job.id, unit, lane) for unit in units] if verdict == b"planned" else []
 
     def fail(self, claim: Claim, error: ErrorDetail) -> bool:
@@ -521,7 +344,8 @@ class Ledger:
         self, job_id: str, state: JobState, error: ErrorDetail, fence: str = "", tenant: Tenant | None = None
     ) -> bytes:
         ttl_s, owner = int(self.settings.result_ttl_s), "" if tenant is None else f"={tenant}"
-        return cast(bytes, self._run("finish_job", job_id, state.value, error.model_dump_json(), ttl_s, fence, owner))
+        told = error.model_dump_json()
+        return cast(bytes, self.scripts.run("finish_job", job_id, state.value, told, ttl_s, fence, owner))
 
     def status(self, job_id: str, tenant: Tenant | None = None) -> JobStatus:
         """Where the job stands.
@@ -533,11 +357,11 @@ class Ledger:
 
     def statuses(self, job_ids: Sequence[str]) -> list[JobStatus]:
         """Where those jobs stand that are still there, in one go, whosever they are."""
-        found = self._run_each("status", [(job_id,) for job_id in job_ids])
+        found = self.scripts.run_each("status", [(job_id,) for job_id in job_ids])
         return [status_of(job_id, fields_of(flat)) for job_id, flat in zip(job_ids, found, strict=True) if flat]
 
     def _fields(self, job_id: str, tenant: Tenant | None) -> dict[bytes, bytes]:
-        return fields_of_job(job_id, self._run("status", job_id), tenant)
+        return fields_of_job(job_id, self.scripts.run("status", job_id), tenant)
 
     def result(self, job_id: str, tenant: Tenant | None = None) -> JobResult:
         """The final job with its pages.
@@ -579,7 +403,7 @@ class Ledger:
 
     def bury(self, letter: Mapping[str, str]) -> None:
         """Keep a dead letter; see `producer.dead`."""
-        self._run("bury", json.dumps(dict(letter)))
+        self.scripts.run("bury", json.dumps(dict(letter)))
 
     # Units of work
 
@@ -590,7 +414,7 @@ class Ledger:
 
         Whoever cannot know whether a claim took place asks again with its `token`, and is given the claim that stands.
         """
-        reply = self._run(
+        reply = self.scripts.run(
             "claim",
             job_id,
             unit,
@@ -624,11 +448,11 @@ class Ledger:
         if not claims:
             return []
         rows = [field for claim in claims for field in (claim.job.id, claim.unit, claim.fence)]
-        return [bool(stands) for stands in self._run("renew", lease_ms, *rows)]
+        return [bool(stands) for stands in self.scripts.run("renew", lease_ms, *rows)]
 
     def release(self, claim: Claim, *, again: bool) -> list[Unit]:
         """Give the claim back, to be done `again` or not. Returns the units to publish."""
-        return _units(self._run("release", claim.job.id, claim.unit, claim.fence, "1" if again else "0"))
+        return _units(self.scripts.run("release", claim.job.id, claim.unit, claim.fence, "1" if again else "0"))
 
     def finish_page(
         self,
@@ -654,13 +478,13 @@ class Ledger:
         if len(content) > self.settings.result_inline_bytes:
             stored = StoredOutcome.of(claim.job.id, outcome.page, content)
             record, blob = stored.model_dump_json(), stored.blob
-            refused = self._run(
+            refused = self.scripts.run(
                 "expect_outcome", claim.job.id, claim.unit, claim.fence, outcome.page, blob, _ms(ORPHAN_S)
             ).decode()
             if refused in tuple(Refusal):
                 return Refusal(refused)
             self.blobs.put_new(blob, content)
-        verdict = self._run(
+        verdict = self.scripts.run(
             "finish_page",
             claim.job.id,
             claim.unit,
@@ -679,7 +503,7 @@ class Ledger:
 
     def sweep(self, queue_prefix: str, limit: int = 200) -> Swept:
         """Expire jobs past their deadline, and find units that nobody holds and blobs that nobody needs."""
-        publish, blobs, deaths = self._run(
+        publish, blobs, deaths = self.scripts.run(
             "sweep",
             limit,
             _ms(self.settings.unclaimed_after_s),
@@ -698,7 +522,7 @@ class Ledger:
 
     def take_turn(self, interval_s: float) -> bool:
         """Whether nobody else has begun to sweep within this time."""
-        return bool(self._run("note", "sweeping", "1", _ms(interval_s), "1"))
+        return bool(self.scripts.run("note", "sweeping", "1", _ms(interval_s), "1"))
 
     def forget_blobs(self, blobs: Sequence[str]) -> None:
         """Say that the swept blobs are deleted."""
@@ -716,41 +540,7 @@ class Ledger:
 
     def forget_jobs(self, limit: int = 1000) -> int:
         """Take jobs whose records are gone out of the lists of jobs, and return how many."""
-        return int(self._run("forget_jobs", limit))
-
-    # Webhooks: see `producer.outbox`
-
-    def outbox(self) -> list[str]:
-        """The jobs whose webhooks are to be sent."""
-        with reachable(), self.redis.pipeline(transaction=False) as pipe:
-            for queue in self._outboxes():
-                pipe.zrange(queue, 0, -1)
-            return [job_id.decode() for jobs in pipe.execute() for job_id in jobs]
-
-    def _outboxes(self) -> list[str]:
-        origins = cast(list[bytes], self.redis.zrange(f"{self.namespace}:outbox", 0, -1))
-        return [f"{self.namespace}:outbox:{origin.decode()}" for origin in origins]
-
-    def take_delivery(self, lease_s: float, busy: Collection[str]) -> tuple[str, str, int, dict[str, str]] | None:
-        """A webhook that is due, for `lease_s`, unless its origin is `busy`: its job, its origin's name in the ledger,
-        a fence and its record."""
-        found = self._run("take_delivery", _ms(lease_s), TAKE_LOOKS, json.dumps(list(busy)))
-        if not found:
-            return None
-        job_id, origin, fence, *record = found
-        fields = {name.decode(): value.decode() for name, value in fields_of(record).items()}
-        return job_id.decode(), origin.decode(), fence, fields
-
-    def settle_delivery(
-        self, job_id: str, fence: int, verdict: str, outcome: str, *, delay_s: float, slow: bool, disabled: bool
-    ) -> str:
-        """Write how a try went: `delivered`, `again` after `delay_s`, or `dead`."""
-        flags = ["1" if flag else "0" for flag in (slow, disabled)]
-        return cast(bytes, self._run("settle_delivery", job_id, fence, verdict, _ms(delay_s), outcome, *flags)).decode()
-
-    def replay_delivery(self, job_id: str) -> bool:
-        """Let the job's webhook be sent anew, and at once. False if there is none."""
-        return bool(self._run("replay_delivery", job_id) == b"replayed")
+        return int(self.scripts.run("forget_jobs", limit))
 
     # The pool as a whole
 
@@ -772,12 +562,17 @@ class Ledger:
     def backlog(self) -> dict[str, int]:
         """Jobs `unfinished` and `running`, units `leased`, each lane's units `waiting_<l>` and messages `queue_<l>`;
         `webhooks` to be sent."""
-        counts = self._run("backlog", f"{self.namespace}.")
+        counts = self.scripts.run("backlog", f"{self.namespace}.")
         backlog = {name.decode(): count for name, count in zip(counts[::2], counts[1::2], strict=True)}
         with reachable(), self.redis.pipeline(transaction=False) as pipe:
-            for queue in self._outboxes():
+            for queue in self.outboxes():
                 pipe.zcard(queue)
             return {**backlog, "webhooks": sum(pipe.execute())}
+
+    def outboxes(self) -> list[str]:
+        """The keys below which webhooks wait, one an origin."""
+        origins = cast(list[bytes], self.redis.zrange(f"{self.namespace}:outbox", 0, -1))
+        return [f"{self.namespace}:outbox:{origin.decode()}" for origin in origins]
 
     def messages(self, queues: Collection[str]) -> int:
         """How many messages wait in these queues."""
@@ -792,12 +587,12 @@ class Ledger:
         `reader` is the same for workers that read every page alike: a hexadecimal digest of how.
         """
         ttl_ms = _ms(3 * self.settings.lease_renew_s)
-        self._run("reader", worker, reader, ttl_ms)
-        self._run("note", f"worker:{worker}", json.dumps(dict(description)), ttl_ms, "0")
+        self.scripts.run("reader", worker, reader, ttl_ms)
+        self.scripts.run("note", f"worker:{worker}", json.dumps(dict(description)), ttl_ms, "0")
 
     def withdraw(self, worker: str) -> None:
         """Say that the worker is leaving."""
-        self._run("reader", worker, "", 1)
+        self.scripts.run("reader", worker, "", 1)
         with reachable():
             self.redis.delete(f"{self.namespace}:worker:{worker}")
 
@@ -856,12 +651,6 @@ def status_of(job_id: str, job: Mapping[bytes, bytes]) -> JobStatus:
         retry_of=record.get("retry_of"),
         retried_by=_number(job, b"retried_by", bytes.decode),
     )
-
-
-def _source(prelude: str, script: str) -> str:
-    """The whole script. Its flags, if any, are for the server, which looks for them in the first line alone."""
-    flags, _, rest = script.partition("\n")
-    return f"{flags}\n{prelude}{rest}" if flags.startswith("#!") else prelude + script
 
 
 def _units(rows: Sequence[Sequence[bytes]]) -> list[Unit]:

@@ -28,6 +28,6 @@ def list_jobs(
     """
     if cursor and not _CURSOR.fullmatch(cursor):
         raise InvalidRequest("cursor: not one that a list of jobs gave.")
-    rows = ledger.read("list", state or "", cursor, limit, "" if tenant is None else f"={tenant}")
+    rows = ledger.scripts.run("list", state or "", cursor, limit, "" if tenant is None else f"={tenant}")
     jobs = tuple(status_of(job_id.decode(), fields_of(flat)) for _, job_id, flat in rows if flat)
     return JobList(jobs=jobs, cursor=str(rows[-1][0]) if len(rows) == limit else None)

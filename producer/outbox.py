@@ -7,7 +7,8 @@ that keeps the ids of those it has seen handles each once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import json
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,11 +18,14 @@ from pydantic import BaseModel, ConfigDict
 
 from producer.errors import NotFound
 from producer.job import ErrorDetail, JobState
-from producer.ledger import Ledger, reachable
+from producer.ledger import Ledger, fields_of
+from producer.scripts import reachable
 
 #: Time that a try has, and after which one that was not settled comes up again.
 TIMEOUT_S = 15.0
 LEASE_S = 2 * TIMEOUT_S
+#: Webhooks that one look for a due one passes by at most.
+TAKE_LOOKS = 200
 
 
 class DeliveryState(StrEnum):
@@ -53,7 +57,8 @@ class Delivery(BaseModel):
     name: str
 
     @classmethod
-    def of(cls, job_id: str, record: dict[str, str]) -> Self:
+    def of(cls, job_id: str, found: Mapping[bytes, bytes]) -> Self:
+        record = {name.decode(): value.decode() for name, value in found.items()}
         fields: dict[str, Any] = {**record, "ended_at": int(record["ended"]) / 1000, "job_id": job_id}
         fields["pages_total"] = record["pages_total"] or None
         fields["error"] = ErrorDetail.model_validate_json(record["error"]) if record["error"] else None
@@ -113,38 +118,37 @@ class Outbox:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._scripts = ledger.scripts
 
     def take(self, busy: Collection[str] = ()) -> Taken | None:
         """A webhook that is due, unless its origin is `busy`."""
-        found = self._ledger.take_delivery(LEASE_S, busy)
-        if found is None:
+        found = self._scripts.run("take_delivery", round(LEASE_S * 1000), TAKE_LOOKS, json.dumps(list(busy)))
+        if not found:
             return None
-        job_id, origin, fence, record = found
-        return Taken(Delivery.of(job_id, record), origin, fence)
+        job_id, origin, fence, *record = found
+        return Taken(Delivery.of(job_id.decode(), fields_of(record)), origin.decode(), fence)
 
     def settle(self, taken: Taken, verdict: Verdict) -> bool:
         """Write how the try went. False if another has taken or settled the webhook meanwhile."""
         word = "again" if verdict.state is DeliveryState.PENDING else verdict.state.value
-        return (
-            self._ledger.settle_delivery(
-                taken.delivery.job_id,
-                taken.fence,
-                word,
-                verdict.outcome,
-                delay_s=verdict.delay_s,
-                slow=verdict.slow,
-                disabled=verdict.disabled,
-            )
-            == "settled"
-        )
+        told = (taken.delivery.job_id, taken.fence, word, round(verdict.delay_s * 1000), verdict.outcome)
+        flags = ["1" if flag else "0" for flag in (verdict.slow, verdict.disabled)]
+        return bool(self._scripts.run("settle_delivery", *told, *flags) == b"settled")
 
     def all(self) -> list[Delivery]:
         """Those that wait, and the last 10,000; the newest first."""
         namespace, redis = self._ledger.namespace, self._ledger.redis
         with reachable():
             known = cast(list[bytes], redis.zrange(f"{namespace}:deliveries", 0, -1))
-        found = self._read(dict.fromkeys([*(job_id.decode() for job_id in known), *self._ledger.outbox()]))
+        found = self._read(dict.fromkeys([*(job_id.decode() for job_id in known), *self.waiting()]))
         return sorted(found, key=lambda delivery: -delivery.ended_at)
+
+    def waiting(self) -> list[str]:
+        """The jobs whose webhooks are to be sent."""
+        with reachable(), self._ledger.redis.pipeline(transaction=False) as pipe:
+            for queue in self._ledger.outboxes():
+                pipe.zrange(queue, 0, -1)
+            return [job_id.decode() for jobs in pipe.execute() for job_id in jobs]
 
     def _read(self, job_ids: Iterable[str]) -> list[Delivery]:
         jobs = list(job_ids)
@@ -152,11 +156,7 @@ class Outbox:
             for job_id in jobs:
                 pipe.hgetall(f"{self._ledger.namespace}:delivery:{job_id}")
             records = pipe.execute()
-        return [
-            Delivery.of(job_id, {name.decode(): value.decode() for name, value in record.items()})
-            for job_id, record in zip(jobs, records, strict=True)
-            if record
-        ]
+        return [Delivery.of(job_id, record) for job_id, record in zip(jobs, records, strict=True) if record]
 
     def get(self, job_id: str) -> Delivery:
         """Raises `NotFound`."""
@@ -166,7 +166,7 @@ class Outbox:
 
     def replay(self, job_id: str) -> None:
         """Send the job's webhook anew, with all its tries, under its id. Raises `NotFound`."""
-        if not self._ledger.replay_delivery(job_id):
+        if self._scripts.run("replay_delivery", job_id) != b"replayed":
             raise _missing(job_id)
 
 

@@ -51,5 +51,5 @@ def read_progress(ledger: Ledger, job_id: str, after: int, tenant: Tenant | None
 def _read(
     ledger: Ledger, job_id: str, after: int, limit: int, tenant: Tenant | None, *, outcomes: bool
 ) -> tuple[JobStatus, int, list[bytes], list[bytes | None]]:
-    fields, count, order, found = ledger.read("pages", job_id, after, limit, "1" if outcomes else "0")
+    fields, count, order, found = ledger.scripts.run("pages", job_id, after, limit, "1" if outcomes else "0")
     return status_of(job_id, fields_of_job(job_id, fields, tenant)), count, order, found

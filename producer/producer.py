@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
+from producer.admission import AcceptedBefore, Known, Lapsed
 from producer.batches import AT_ONCE, Storing, read_batch
 from producer.blobs import BlobStore, open_store
 from producer.caching import document_digest
@@ -33,7 +34,7 @@ from producer.following import follow
 from producer.formats import Format
 from producer.idempotency import IdempotencyKey
 from producer.job import BATCH_NAME, Job, JobResult, JobState, JobStatus, PagesRead, ReadOptions, Tenant, new_job_id
-from producer.ledger import AcceptedBefore, Known, Lapsed, Ledger
+from producer.ledger import Ledger
 from producer.listing import MOST_JOBS, list_jobs
 from producer.media import sniff
 from producer.pages import MOST_PAGES, read_pages
@@ -186,7 +187,7 @@ class Producer:
             # After any other error the job may have been accepted all the same, so its blob is left to the sweeper.
             self._drop_blob(job.blob)
             raise
-        self._publisher.publish_all(units)
+        self._publisher.publish(units)
         return JobHandle(self, job.id)
 
     def _new_job(self, source: bytes | IO[bytes], options: ReadOptions, name: str, batch: str | None) -> Job:
@@ -254,7 +255,7 @@ class Producer:
                 except OcrpoolError as refusal:
                     stored.refuse(refusal)
             answers, units = stored.accept()
-        self._publisher.publish_all(units)
+        self._publisher.publish(units)
         return [JobHandle(self, answer.id) if isinstance(answer, Job) else answer for answer in answers]
 
     def batch(self, batch: str) -> list[JobStatus]:
@@ -280,7 +281,7 @@ class Producer:
             units = self.ledger.accept(job, document_pages)
         except AcceptedBefore as before:
             return JobHandle(self, before.job_id, replayed=True)
-        self._publisher.publish_all(units)
+        self._publisher.publish(units)
         return JobHandle(self, job.id)
 
     def jobs(self, state: JobState | None = None, limit: int | None = None) -> Iterator[JobStatus]:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from typing import Any
 
+import redis
 import structlog
 
 from producer import redis_url
@@ -59,31 +60,19 @@ def broker_settings(settings: Settings) -> dict[str, Any]:
         "result_backend": None,
         "task_serializer": "json",
         "accept_content": ["json"],
-        "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
     }
 
 
 class Publisher:
-    """Publishes units of work. Safe to share between threads."""
+    """Publishes units of work: Celery's messages, sent without Celery. Safe to share between threads."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._prefix = queue_prefix(settings)
         self._lock = threading.Lock()
-        self._app: Any = None
         # Kombu makes a client anew for every message.
         self._redis = redis_url.open_client(settings.redis_url, **_TIMEOUTS)
         self._templates: dict[tuple[str, str], Template] = {}
-
-    def _celery(self) -> Any:
-        """Made for the first message: Celery is a third of what importing a producer would take."""
-        with self._lock:
-            if self._app is None:
-                from celery import Celery
-
-                self._app = Celery("ocrpool.producer", set_as_current=False)
-                self._app.conf.update(broker_settings(self._settings))
-            return self._app
 
     def publish(self, units: Collection[Unit]) -> None:
         """Send one message for each `(job id, unit, lane)`.
@@ -91,33 +80,14 @@ class Publisher:
         A broker that cannot be reached is logged and not raised: the units stand in the ledger, and the sweeper
         publishes what nobody claims.
         """
-        if not units:
-            return
-        celery = self._celery()
-        try:
-            with celery.producer_pool.acquire(block=True) as producer:
-                for job_id, unit, lane in units:
-                    name, message = _message(job_id, unit)
-                    celery.send_task(
-                        name, kwargs={"message": message}, queue=self._prefix + lane, producer=producer, retry=True
-                    )
-        except Exception as error:  # kombu raises AttributeError, too, where a connection is reset at the wrong moment
-            log.warning("queue.publish_failed", error=repr(error))
-
-    def publish_all(self, units: Collection[Unit]) -> None:
-        """`publish` at half the cost for one unit, and a twentieth for many."""
-        if not units:
-            return
         by_queue: dict[str, list[str]] = defaultdict(list)
         try:
             for job_id, unit, lane in units:
                 name, message = _message(job_id, unit)
                 by_queue[self._prefix + lane].append(self._template(name, self._prefix + lane).filled(message))
-            with self._redis.pipeline(transaction=False) as pipe:
-                for queue, messages in by_queue.items():
-                    pipe.lpush(queue, *messages)
-                pipe.execute()
-        except Exception as error:  # as in `publish`
+            for queue, messages in by_queue.items():
+                self._redis.lpush(queue, *messages)
+        except redis.exceptions.RedisError as error:
             log.warning("queue.publish_failed", error=repr(error))
 
     def _template(self, task: str, queue: str) -> Template:
@@ -128,9 +98,6 @@ class Publisher:
 
     def close(self) -> None:
         self._redis.close()
-        with self._lock:
-            if self._app is not None:
-                self._app.close()
 
 
 def _message(job_id: str, unit: str) -> tuple[str, dict[str, Any]]:

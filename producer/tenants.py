@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from producer.errors import InvalidRequest
 from producer.job import Tenant
-from producer.ledger import Ledger, reachable
+from producer.ledger import Ledger
 from producer.limits import Limits
+from producer.scripts import reachable
 
 _NAME: TypeAdapter[str] = TypeAdapter(Tenant)
 

@@ -12,7 +12,8 @@ from typing import Any, Literal, cast
 from pydantic import Field
 
 from producer.job import Contract, JobId, JobState, JobStatus, Tenant
-from producer.ledger import Ledger, reachable
+from producer.ledger import Ledger
+from producer.scripts import reachable
 
 #: Notes that are kept of one job.
 MOST_NOTES = 10_000

@@ -25,8 +25,9 @@ from blake3 import blake3
 from producer.caching import page_digest
 from producer.errors import Cancelled, DeadlineExceeded, Unavailable
 from producer.job import Job, PageResult, Timings
-from producer.ledger import Ledger, reachable
+from producer.ledger import Ledger
 from producer.room import Room
+from producer.scripts import reachable
 from producer.settings import Settings
 from worker import metrics
 from worker.engines import Engine, Passage

@@ -11,6 +11,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from producer.job import ReadOptions
+from producer.outbox import Outbox
 from producer.processes import PYTHON, Process
 from producer.settings import as_environment
 from tests.chaos.oracle import Report, judge
@@ -77,7 +78,7 @@ def test_senders_killed_and_endpoints_failing(pool: MakePool, seed: int, full: b
 
             def all_told() -> bool:
                 let_pauses_pass(chaos)
-                return not chaos.ledger.outbox()
+                return not Outbox(chaos.ledger).waiting()
 
             until(all_told, 120)
             report.seconds = round(time.monotonic() - started, 1)

@@ -76,8 +76,8 @@ def test_a_full_pool_still_knows_what_it_has_accepted(settings: Settings) -> Non
 def test_what_the_disk_did_not_get_in_time_is_a_new_job_under_its_key(
     idle_pool: Producer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Ledger._run_durably
-    monkeypatch.setattr(Ledger, "_run_durably", lambda *args: (run(*args)[0], "The disk is slow."))
+    ask = Ledger._ask
+    monkeypatch.setattr(Ledger, "_ask", lambda *args: (ask(*args)[0], "The disk is slow."))
     with pytest.raises(Unavailable):
         idle_pool.submit(DOCUMENT, idempotency_key="a-17")
     monkeypatch.undo()

@@ -99,10 +99,10 @@ def test_two_writers_of_one_page_leave_one_outcome_and_garbage(ledger: Ledger) -
     job = make_job()
     ledger.accept(job, document_pages=1)
     slow = claimed(ledger, job, "1+1")
-    write, ledger._scripts["finish_page"] = ledger._scripts["finish_page"], died
+    write, ledger.scripts._scripts["finish_page"] = ledger.scripts._scripts["finish_page"], died
     with pytest.raises(Died):
         ledger.finish_page(slow, large(1, "slow "))
-    ledger._scripts["finish_page"] = write
+    ledger.scripts._scripts["finish_page"] = write
     (orphan,) = set(garbage(ledger)) - {job.blob}
     # When another one reads the page, and the first comes back
     lapse(ledger)

@@ -8,39 +8,28 @@ import os
 import subprocess
 from typing import Any
 
-import pytest
 from celery import Celery
-from kombu.exceptions import OperationalError
 from structlog.testing import capture_logs
 
-from producer.job import PREPARE, Unit, new_job_id
+from producer.job import PREPARE, PrepareMessage, Span, SpanMessage, Unit, new_job_id, to_json
 from producer.ledger import Ledger
 from producer.processes import PYTHON, free_port
-from producer.queue import Publisher
+from producer.queue import PREPARE_TASK, READ_SPAN_TASK, Publisher, broker_settings
 from producer.settings import Settings, as_environment
 
 
-@pytest.mark.parametrize("error", [OperationalError("away"), ConnectionResetError(), AttributeError("no connection")])
-def test_a_connection_that_breaks_leaves_the_unit_to_the_sweeper(
-    error: Exception, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def break_off(*_: object, **__: object) -> None:
-        raise error
-
-    unit: Unit = (new_job_id(), "1+1", "interactive")
-    publisher = Publisher(settings)
-    monkeypatch.setattr(Celery, "send_task", break_off)
-    with capture_logs() as logs:
-        publisher.publish([unit])
-    publisher.close()
-    assert [entry["event"] for entry in logs] == ["queue.publish_failed"]
-
-
-def test_messages_by_the_hundred_are_those_that_celery_makes_one_by_one(settings: Settings, ledger: Ledger) -> None:
-    units: list[Unit] = [(new_job_id(), unit, lane) for unit in (PREPARE, "9+8") for lane in ("interactive", "bulk")]
+def test_messages_are_those_that_celery_sends(settings: Settings, ledger: Ledger) -> None:
+    job_id = new_job_id()
+    units: list[Unit] = [(job_id, unit, lane) for unit in (PREPARE, "9+8") for lane in ("interactive", "bulk")]
+    with Celery("sender", set_as_current=False) as celery:
+        celery.conf.update(broker_settings(settings))
+        for _, unit, lane in units:
+            task, message = PREPARE_TASK, to_json(PrepareMessage(job_id=job_id))
+            if unit != PREPARE:
+                task, message = READ_SPAN_TASK, to_json(SpanMessage(job_id=job_id, span=Span.parse(unit)))
+            celery.send_task(task, kwargs={"message": message}, queue=f"{settings.namespace}.{lane}")
     publisher = Publisher(settings)
     publisher.publish(units)
-    publisher.publish_all(units)
     publisher.close()
     for lane in ("interactive", "bulk"):
         *one_by_one, first, second = [
@@ -64,7 +53,7 @@ def without_ids(message: dict[str, Any]) -> dict[str, Any]:
 def test_a_broker_that_is_away_leaves_the_units_to_the_sweeper(settings: Settings) -> None:
     publisher = Publisher(settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{free_port()}/0"}))
     with capture_logs() as logs:
-        publisher.publish_all([(new_job_id(), "1+1", "interactive")])
+        publisher.publish([(new_job_id(), "1+1", "interactive")])
     publisher.close()
     assert [entry["event"] for entry in logs] == ["queue.publish_failed"]
 
@@ -74,14 +63,14 @@ def test_the_first_units_of_many_threads_are_all_published(settings: Settings, l
     code = """if True:
         import threading
         from producer.job import new_job_id
-        from producer.queue import Publisher
+        from producer.queue import PREPARE_TASK, READ_SPAN_TASK, Publisher, broker_settings
         from producer.settings import Settings
 
         publisher, together = Publisher(Settings()), threading.Barrier(16)
 
         def publish():
             together.wait()
-            publisher.publish_all([(new_job_id(), "1+1", "interactive")])
+            publisher.publish([(new_job_id(), "1+1", "interactive")])
 
         threads = [threading.Thread(target=publish) for _ in range(16)]
         for thread in threads:

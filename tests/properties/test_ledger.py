@@ -17,9 +17,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from producer.admission import AcceptedBefore
 from producer.errors import InvalidRequest
 from producer.job import PREPARE, Job, JobState, PageFailure, PageResult
-from producer.ledger import AcceptedBefore, Claim, Ledger, Refusal
+from producer.ledger import Claim, Ledger, Refusal
 from producer.listing import list_jobs
 from producer.pages import read_pages
 from producer.retries import again

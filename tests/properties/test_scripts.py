@@ -174,7 +174,7 @@ def check(ledger: Ledger, script: str, arguments: list[str | bytes]) -> str:
     subject = uncounted.id if PREPARE_FENCE in arguments else job.id
     known = {JOB: subject, ENDED: ended.id, FENCE: str(claim.fence), PREPARE_FENCE: str(counting.fence)}
     try:
-        ledger._run(script, *(known.get(one, one) if isinstance(one, str) else one for one in arguments))
+        ledger.scripts.run(script, *(known.get(one, one) if isinstance(one, str) else one for one in arguments))
         verdict = "ran"
     except (redis.exceptions.ResponseError, redis.exceptions.DataError):
         verdict = "refused"
@@ -185,7 +185,8 @@ def check(ledger: Ledger, script: str, arguments: list[str | bytes]) -> str:
         finish_what_is_left(ledger, job.id)
     assert ledger.status(job.id).final, "a unit of the job is lost"
     assert_whole(ledger, job.id)
-    assert (ended.id in ledger.outbox()) == (Outbox(ledger).get(ended.id).state == "pending"), "a webhook is lost"
+    outbox = Outbox(ledger)
+    assert (ended.id in outbox.waiting()) == (outbox.get(ended.id).state == "pending"), "a webhook is lost"
     for key in ledger.redis.scan_iter(f"{ledger.namespace}:*", count=1000):
         ledger.redis.delete(key)
     return verdict
