@@ -176,7 +176,6 @@ class Ledger:
     ) -> None:
         self.settings = settings
         self.blobs: BlobStore = blobs or open_store(settings)
-        self.namespace = settings.namespace
         self.redis = client or open_client(
             settings.redis_url,
             socket_timeout=timeout_s,
@@ -186,7 +185,11 @@ class Ledger:
             max_connections=256,
         )
         self._room = Room(self.redis, settings.redis_reserve_percent)
-        self.scripts = Scripts(self.redis, self.namespace)
+        self.scripts = Scripts(self.redis, settings.namespace)
+
+    @property
+    def namespace(self) -> str:
+        return self.scripts.namespace
 
     def close(self) -> None:
         self.redis.close()

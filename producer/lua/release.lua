@@ -3,11 +3,19 @@
 -- Returns {{id, unit, lane}...} to publish.
 local id, unit, now = ARGV[1], ARGV[2], now_ms()
 if not holds(id, unit, ARGV[3]) then return next_quarantined(now) end
+-- A server that came back, or took over, may have lost outcomes whose writes were answered.
+local first, count = pages_of(unit)
+local again = ARGV[4] == '1'
+if first then
+  for page = tonumber(first), first + count - 1 do
+    again = again or redis.call('HEXISTS', pages_key(id), page) == 0
+  end
+end
 forget(id, unit)
-note(id, { what = ARGV[4] == '1' and 'given_back' or 'done', unit = unit }, now)
+note(id, { what = again and 'given_back' or 'done', unit = unit }, now)
 -- A renewal that comes after this must not bring the lease back.
 redis.call('HSET', spans_key(id), unit .. ':fence', next_fence(id, now))
-if ARGV[4] ~= '1' then return next_quarantined(now) end
+if not again then return next_quarantined(now) end
 local lane = redis.call('HGET', spans_key(id), unit .. ':lane')
 put_waiting(id, unit, lane, now)
 if lane == 'quarantine' then return next_quarantined(now) end

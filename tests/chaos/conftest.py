@@ -19,8 +19,8 @@ from tests.redis_server import Server, Watched
 FULL = os.environ.get("CHAOS") == "full"
 #: Processes that share a run share its seed.
 SEED = int(os.environ.setdefault("CHAOS_SEED", str(time.time_ns() % 1_000_000)))
-#: Rows are appended to this file, one JSON object a line.
-KEEP = os.environ.get("CHAOS_REPORT", "")
+#: Rows are appended to this file, one JSON object a line, by the process that all others report to.
+KEEP = "" if "PYTEST_XDIST_WORKER" in os.environ else os.environ.get("CHAOS_REPORT", "")
 #: The rows of this run, whichever process judged them.
 ROWS: list[dict[str, Any]] = []
 

@@ -101,11 +101,11 @@ def test_a_master_killed_whose_replica_has_every_accepted_job(
     pool: MakePool, watched: Watched, seed: int, full: bool
 ) -> None:
     report = Report("kill -9 of the master, OCRPOOL_DURABLE_REPLICAS=1", seed)
-    chaos = pool(watched, redis_url=watched.url, durable=True, durable_replicas=1, durable_timeout_s=0.5)
+    chaos = pool(watched, redis_url=watched.url, durable=True, durable_replicas=1, durable_timeout_s=2)
     chaos.start_workers(2)
     with chaos.load():
         for _ in range(3 if full else 1):
-            accepts(chaos, 20)
+            accepts(chaos, 5)  # Each waits until both servers have flushed, which they do once a second.
             watched.cut_off_the_replica()
             chaos.refuses()
             started = time.monotonic()

@@ -369,6 +369,22 @@ def test_a_released_unit_goes_back_without_a_death(ledger: Ledger) -> None:
     claimed(ledger, job, "1+1")
 
 
+def test_a_unit_is_done_again_of_which_the_server_has_lost_an_outcome(ledger: Ledger) -> None:
+    # Given a unit whose outcomes were all written, to a server that had no time to keep the last of them
+    job = make_job()
+    ledger.accept(job, document_pages=9)
+    claim = claimed(ledger, job, "1+8")
+    for page in range(1, 8):
+        ledger.finish_page(claim, page_read(page))
+
+    # When its worker says that it is done, then it is published anew, for that page alone
+    assert ledger.release(claim, again=False) == [(job.id, "1+8", "interactive")]
+    again = claimed(ledger, job, "1+8")
+    assert again.pages == (8,)
+    ledger.finish_page(again, page_read(8))
+    assert ledger.release(again, again=False) == []
+
+
 def test_the_blob_of_a_finished_job_is_garbage_when_its_result_is(ledger: Ledger) -> None:
     job = make_job()
     ledger.accept(job, document_pages=1)

@@ -163,7 +163,7 @@ def check(ledger: Ledger, script: str, arguments: list[str | bytes]) -> str:
 
     Returns whether it `ran`, or was `refused`.
     """
-    ledger.namespace = f"t{uuid.uuid4().hex[:12]}"
+    ledger.scripts.namespace = f"t{uuid.uuid4().hex[:12]}"
     job, uncounted, ended = make_job(), make_job(), make_job(webhook_url="https://hooks.example/")
     ledger.settings = ledger.settings.model_copy(update={"span_pages": 2})
     ledger.accept(job, document_pages=3)
