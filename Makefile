@@ -37,7 +37,7 @@ test: lint types .venv-paddleocr/installed ## Lint, check types, run the tests
 	$(BIN)/pytest
 
 chaos: .venv/installed ## Every fault at length, with CHAOS_SEED=... or a seed that is printed; CHAOS_REPORT=FILE keeps the counts
-	CHAOS=full $(BIN)/pytest -m "not soak" --numprocesses 4 --dist worksteal tests/chaos
+	CHAOS=full $(BIN)/pytest -m "not soak" --numprocesses 5 --dist worksteal tests/chaos
 
 soak: .venv/installed ## Half an hour of mixed traffic and faults, or SOAK_S=... seconds: nothing is lost, nothing grows
 	$(BIN)/pytest -m soak -s tests/chaos

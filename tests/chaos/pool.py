@@ -111,7 +111,7 @@ class Pool:
         raise AssertionError("no submission succeeded")
 
     @contextmanager
-    def load(self, pause_s: float = 0.1) -> Iterator[None]:
+    def load(self, pause_s: float = 0.2) -> Iterator[None]:
         """Documents that keep coming, from a thread of their own, for as long as the context lasts."""
         stop, errors = threading.Event(), []
 

@@ -65,8 +65,8 @@ def test_a_flood_of_another_tenant(pool: MakePool, seed: int, full: bool) -> Non
     # What both workers have in hand, and what takes turns with it meanwhile
     assert pages <= 4 * 2 * ON_CPU.pages
     assert waiting > documents / 10, "the flood was over"
+    chaos.stop_workers()
     for job_id in jobs:
         chaos.ledger.cancel(job_id)
-    chaos.finish(60)
     ended_otherwise = documents + WARM_UP + 2 * mine - chaos.ledger.totals()["jobs_succeeded"]
     judge(chaos, report, but=ended_otherwise)
