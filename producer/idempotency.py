@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from producer.errors import InvalidRequest
-from producer.job import ReadOptions, Tenant
+from producer.job import Job, Tenant
 
 #: Printable ASCII. As a structured field, which the draft asks for and few clients send, it stands in quotes.
 _KEY = re.compile(r'"?([\x20-\x21\x23-\x7e]{1,255})"?')
@@ -26,6 +26,11 @@ def named(key: str, tenant: Tenant = "") -> str:
     return hashlib.sha256((f"{tenant}\n{found[1]}" if tenant else found[1]).encode()).hexdigest()
 
 
+def part_of(name: str, number: int) -> str:
+    """The name of the key of one of many documents that came under the key of that name."""
+    return hashlib.sha256(f"{name} {number}".encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class IdempotencyKey:
     """A key and what it was used for."""
@@ -35,11 +40,7 @@ class IdempotencyKey:
     fingerprint: str
 
     @classmethod
-    def of(cls, key: str, content: str, name: str, options: ReadOptions, tenant: Tenant = "") -> Self:
-        """The key of a request whose document has this digest.
-
-        Raises:
-            InvalidRequest: the key has not the form of one.
-        """
-        request = f"{content}\0{name}\0{options.model_dump_json(exclude={'cache'})}"
-        return cls(named(key, tenant), hashlib.sha256(request.encode()).hexdigest())
+    def of(cls, name: str, content: str, job: Job) -> Self:
+        """The key of that name (`named`, `part_of`), used for a job whose document has this digest."""
+        request = f"{content}\0{job.name}\0{job.options.model_dump_json(exclude={'cache'})}"
+        return cls(name, hashlib.sha256(request.encode()).hexdigest())

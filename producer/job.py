@@ -34,6 +34,11 @@ def new_batch_id() -> BatchId:
     return f"batch_{secrets.token_hex(16)}"
 
 
+def batch_id_of(key: str) -> BatchId:
+    """The name of the batch that came under an idempotency key of that name."""
+    return f"batch_{key[:32]}"
+
+
 class Contract(BaseModel):
     """A frozen record that refuses fields it does not know."""
 

@@ -67,7 +67,7 @@ from typing import Any, TypeVar, cast
 import redis
 from pydantic import TypeAdapter
 
-from producer.admission import Admission, Known
+from producer.admission import AcceptedBefore, Admission, Known
 from producer.blobs import BlobStore, open_store
 from producer.errors import (
     Cancelled,
@@ -253,19 +253,21 @@ class Ledger:
         [verdict], lost = self._ask([admission.request()])
         return self._admitted(admission, verdict, lost)
 
-    def accept_all(self, jobs: Sequence[tuple[Job, int | None]]) -> list[list[Unit] | OcrpoolError]:
-        """`accept` for many jobs with their documents' pages, in one go: each job's units, or why it is refused.
+    def accept_all(
+        self, jobs: Sequence[tuple[Job, int | None, IdempotencyKey | None]]
+    ) -> list[list[Unit] | AcceptedBefore | OcrpoolError]:
+        """`accept` for many jobs with their documents' pages and keys, in one go: the units of each, or what it raises.
 
         Raises:
             Unavailable: Redis cannot be reached, or is full but for its reserve; some may have been accepted.
         """
         with reachable():
             self._room.check()
-        answers: dict[str, list[Unit] | OcrpoolError] = {}
+        answers: dict[str, list[Unit] | AcceptedBefore | OcrpoolError] = {}
         asked: list[Admission] = []
         requests = []
-        for job, document_pages in jobs:
-            admission = Admission(job, document_pages, self.settings)
+        for job, document_pages, key in jobs:
+            admission = Admission(job, document_pages, self.settings, key)
             try:
                 requests.append(admission.request())
             except OcrpoolError as refusal:
@@ -276,9 +278,9 @@ class Ledger:
         for admission, verdict in zip(asked, verdicts, strict=True):
             try:
                 answers[admission.job.id] = self._admitted(admission, verdict, lost)
-            except OcrpoolError as refusal:
-                answers[admission.job.id] = refusal
-        return [answers[job.id] for job, _ in jobs]
+            except (AcceptedBefore, OcrpoolError) as other:
+                answers[admission.job.id] = other
+        return [answers[job.id] for job, _, _ in jobs]
 
     def _ask(self, requests: Sequence[str]) -> tuple[list[Any], str]:
         """The answer to each, and in one sentence what kept them from the disk, where they have to be on it."""

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from copy import copy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
 from producer.admission import AcceptedBefore, Known, Lapsed
-from producer.batches import AT_ONCE, Storing, read_batch
+from producer.batches import AT_ONCE, Asked, Storing, read_batch
 from producer.blobs import BlobStore, open_store
 from producer.caching import document_digest
 from producer.documents import content_digest, look, opened
@@ -32,7 +32,7 @@ from producer.errors import (
 from producer.escaping import NAME_CHARS, shown_name
 from producer.following import follow
 from producer.formats import Format
-from producer.idempotency import IdempotencyKey
+from producer.idempotency import IdempotencyKey, named, part_of
 from producer.job import BATCH_NAME, Job, JobResult, JobState, JobStatus, PagesRead, ReadOptions, Tenant, new_job_id
 from producer.ledger import Ledger
 from producer.listing import MOST_JOBS, list_jobs
@@ -166,7 +166,7 @@ class Producer:
         if idempotency_key is not None or self.settings.cache_ttl_s:
             content = content_digest(source)
             if idempotency_key is not None:
-                key = IdempotencyKey.of(idempotency_key, content, job.name, options, job.tenant)
+                key = IdempotencyKey.of(named(idempotency_key, job.tenant), content, job)
             if self.settings.cache_ttl_s:
                 document = document_digest(content, options, job.tenant)
         known = self.ledger.recall(document) if document and options.cache else None
@@ -220,30 +220,39 @@ class Producer:
         *,
         names: Iterable[str] | None = None,
         batch: str | None = None,
+        idempotency_key: str | None = None,
     ) -> list[JobHandle | OcrpoolError]:
         """`submit` for many documents, several times as fast: the handle of each, or why it is refused, in their order.
 
         They are one batch under the name `batch` (1 to 64 letters, digits, `.`, `_`, `:` and `-`), if there is one; see
-        `batch`. An open file is read when its turn comes.
+        `batch`. An open file is read when its turn comes. Under an `idempotency_key`, those that were accepted before
+        are the jobs that they were, each by its place among the documents.
 
         Raises:
-            InvalidRequest: the name of the batch has not the form of one.
+            InvalidRequest: the name of the batch, or the key, has not the form of one.
         """
         if batch is not None and not BATCH_NAME.fullmatch(batch):
             raise InvalidRequest("batch: 1 to 64 letters, digits, dots, underscores, colons and hyphens.")
         options = self._checked(options)
+        keys: Iterator[str | None] = itertools.repeat(None)
+        if idempotency_key is not None:
+            keys = map(partial(part_of, named(idempotency_key, self.tenant or "")), itertools.count())
         handles: list[JobHandle | OcrpoolError] = []
-        pairs = zip(documents, names or itertools.repeat(""), strict=False)
-        while some := list(itertools.islice(pairs, AT_ONCE)):
+        each = zip(documents, names or itertools.repeat(""), keys, strict=False)
+        while some := list(itertools.islice(each, AT_ONCE)):
             handles += self._submit_some(some, options, batch)
         return handles
 
     def _submit_some(
-        self, documents: Sequence[tuple[bytes | Path | str | IO[bytes], str]], options: ReadOptions, batch: str | None
+        self,
+        documents: Sequence[tuple[bytes | Path | str | IO[bytes], str, str | None]],
+        options: ReadOptions,
+        batch: str | None,
     ) -> list[JobHandle | OcrpoolError]:
+        """Each document comes with its name and that of its key."""
         with ExitStack() as open_files:
             stored = Storing(self.ledger, self.blobs)
-            for document, chosen in documents:
+            for document, chosen, key in documents:
                 name = chosen
                 try:
                     if isinstance(document, str | Path):
@@ -251,12 +260,23 @@ class Producer:
                         name = name or Path(document).name
                     else:
                         source = document
-                    stored.add(self._new_job(source, options, name, batch), source)
+                    job = self._new_job(source, options, name, batch)
+                    used = None if key is None else IdempotencyKey.of(key, content_digest(source), job)
+                    stored.add(Asked(job, source, used))
                 except OcrpoolError as refusal:
                     stored.refuse(refusal)
             answers, units = stored.accept()
         self._publisher.publish(units)
-        return [JobHandle(self, answer.id) if isinstance(answer, Job) else answer for answer in answers]
+        return [self._handle(answer) for answer in answers]
+
+    def _handle(self, answer: Job | AcceptedBefore | OcrpoolError) -> JobHandle | OcrpoolError:
+        match answer:
+            case Job(id=job_id):
+                return JobHandle(self, job_id)
+            case AcceptedBefore(job_id=job_id):
+                return JobHandle(self, job_id, replayed=True)
+            case refusal:
+                return refusal
 
     def batch(self, batch: str) -> list[JobStatus]:
         """Where the jobs of a batch stand that are still there, in the order in which they were handed in.

@@ -17,10 +17,13 @@ from producer.client.calls import Calls, Source
 from producer.client.connection import PATIENCE_S, settings_of
 from producer.client.mapping import Outcome, counting, outcome
 from producer.client.steps import Pause, Returned, Send, Steps
-from producer.errors import InvalidRequest
+from producer.errors import InvalidRequest, OcrpoolError
 from producer.formats import Format
-from producer.job import JobResult, JobStatus, ReadOptions
+from producer.job import JobResult, JobState, JobStatus, PagesRead, ReadOptions
+from producer.listing import MOST_JOBS
+from producer.pages import MOST_PAGES
 from producer.results import file_name, write
+from producer.timeline import Timeline
 
 
 class AsyncClient:
@@ -84,6 +87,23 @@ class AsyncClient:
                 one.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
 
+    async def submit_all(
+        self, documents: Iterable[Source], options: ReadOptions | None = None, *, names: Iterable[str] | None = None
+    ) -> list[AsyncJob | OcrpoolError]:
+        found = await self._run(self._calls.submit_all(documents, options, names))
+        return [one if isinstance(one, OcrpoolError) else AsyncJob(self, *one) for one in found]
+
+    async def batch(self, batch: str) -> list[JobStatus]:
+        return await self._run(self._calls.batch(batch))
+
+    async def jobs(self, state: JobState | None = None, limit: int | None = None) -> AsyncGenerator[JobStatus, None]:
+        cursor: str | None = ""
+        while cursor is not None and limit != 0:
+            found = await self._run(self._calls.jobs(state, min(limit or MOST_JOBS, MOST_JOBS), cursor))
+            for job in found.jobs:
+                yield job
+            limit, cursor = limit and limit - len(found.jobs), found.cursor
+
     def job(self, job_id: str) -> AsyncJob:
         return AsyncJob(self, job_id)
 
@@ -92,6 +112,12 @@ class AsyncClient:
 
     async def result(self, job_id: str) -> JobResult:
         return await self._run(self._calls.result(job_id))
+
+    async def pages(self, job_id: str, after: int = 0, limit: int = MOST_PAGES) -> PagesRead:
+        return await self._run(self._calls.pages(job_id, after, limit))
+
+    async def timeline(self, job_id: str) -> Timeline:
+        return await self._run(self._calls.timeline(job_id))
 
     async def fetch(self, job_id: str, format: Format, page: int | None = None) -> IO[bytes]:
         return io.BytesIO(await self._run(self._calls.fetch(job_id, format, page)))

@@ -17,10 +17,13 @@ from producer.client.calls import Calls, Source
 from producer.client.connection import PATIENCE_S, settings_of
 from producer.client.mapping import Outcome, counting, outcome
 from producer.client.steps import Pause, Returned, Send, Steps
-from producer.errors import Unavailable
+from producer.errors import OcrpoolError, Unavailable
 from producer.formats import Format
-from producer.job import JobResult, JobStatus, ReadOptions
+from producer.job import JobResult, JobState, JobStatus, PagesRead, ReadOptions
+from producer.listing import MOST_JOBS
+from producer.pages import MOST_PAGES
 from producer.results import Saves
+from producer.timeline import Timeline
 
 
 class Client:
@@ -104,6 +107,26 @@ class Client:
             stopped.set()
             threads.shutdown(wait=False, cancel_futures=True)
 
+    def submit_all(
+        self, documents: Iterable[Source], options: ReadOptions | None = None, *, names: Iterable[str] | None = None
+    ) -> list[ClientJob | OcrpoolError]:
+        """`submit` for many documents, none of them an address, many in a request: the handle of each, or why it is
+        refused, in their order."""
+        found = self._run(self._calls.submit_all(documents, options, names))
+        return [one if isinstance(one, OcrpoolError) else ClientJob(self, *one) for one in found]
+
+    def batch(self, batch: str) -> list[JobStatus]:
+        """As `Producer.batch`; a job's status names its batch. Raises `NotFound`."""
+        return self._run(self._calls.batch(batch))
+
+    def jobs(self, state: JobState | None = None, limit: int | None = None) -> Iterator[JobStatus]:
+        """The jobs of a state, or all, the last accepted first; at most `limit`."""
+        cursor: str | None = ""
+        while cursor is not None and limit != 0:
+            found = self._run(self._calls.jobs(state, min(limit or MOST_JOBS, MOST_JOBS), cursor))
+            yield from found.jobs
+            limit, cursor = limit and limit - len(found.jobs), found.cursor
+
     def job(self, job_id: str) -> ClientJob:
         """The handle of a job that was submitted before, perhaps by another process."""
         return ClientJob(self, job_id)
@@ -115,6 +138,14 @@ class Client:
     def result(self, job_id: str) -> JobResult:
         """Every page's outcome. Raises `NotFinished` before the job is final, and `NotFound`."""
         return self._run(self._calls.result(job_id))
+
+    def pages(self, job_id: str, after: int = 0, limit: int = MOST_PAGES) -> PagesRead:
+        """As `Producer.pages`: a part of the outcomes, whether the job has ended or not. Raises `NotFound`."""
+        return self._run(self._calls.pages(job_id, after, limit))
+
+    def timeline(self, job_id: str) -> Timeline:
+        """Who held which of the job's pages, and where their time went. Raises `NotFound`."""
+        return self._run(self._calls.timeline(job_id))
 
     def fetch(self, job_id: str, format: Format, page: int | None = None) -> IO[bytes]:
         """The result in a format, as a file to be closed; an overlay is of one page. Raises as `result`, and:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
+
+from pydantic import BaseModel
 
 from producer import documents
 from producer.client.steps import READ_S, Patience, Pause, Send, Steps, parsed
-from producer.errors import NotFinished
+from producer.errors import NotFinished, OcrpoolError, from_code
 from producer.escaping import shown_name
 from producer.formats import Format
 from producer.idempotency import named
-from producer.job import JobResult, JobStatus, ReadOptions, to_json
+from producer.job import JobList, JobResult, JobState, JobStatus, PagesRead, ReadOptions, to_json
+from producer.timeline import Timeline
 
 #: A document: its bytes, a file's path or an address, or a file open for reading.
 Source = bytes | Path | str | IO[bytes]
@@ -27,7 +32,35 @@ POLL_S = 25.0
 #: A watcher looks this often.
 WATCH_S = 1.0
 
+#: Documents of one request of `submit_all`, and their bytes if they are more than one: less than a gateway takes.
+AT_ONCE, AT_ONCE_BYTES = 100, 50_000_000
+
 _ADDRESS = re.compile(r"(https?|s3)://")
+
+
+class _Problem(BaseModel):
+    code: str
+    detail: str
+
+
+class _BatchedDocument(BaseModel):
+    job: JobStatus | None
+    problem: _Problem | None
+
+    @property
+    def outcome(self) -> tuple[str, bool] | OcrpoolError:
+        if self.job is not None:
+            return self.job.id, False
+        problem = self.problem or _Problem(code="internal", detail="The gateway told nothing of this document.")
+        return from_code(problem.code, problem.detail)
+
+
+class _BatchAccepted(BaseModel):
+    documents: tuple[_BatchedDocument, ...]
+
+
+class _Batch(BaseModel):
+    jobs: tuple[JobStatus, ...]
 
 
 class Calls:
@@ -51,9 +84,61 @@ class Calls:
             with opened(source, name) as (file, shown):
                 # A file without any name would be a field.
                 form = {**as_fields(options), **({"name": shown} if shown else {})}
-                request = Send("POST", "/v1/jobs", headers=headers, form=form, file=(shown or "/", file))
+                request = Send("POST", "/v1/jobs", headers=headers, form=form, files=[(shown or "/", file)])
                 answer = yield from self._patience.answer(request)
         return parsed(JobStatus, answer).id, "idempotent-replayed" in answer.headers
+
+    def submit_all(
+        self, sources: Iterable[Source], options: ReadOptions | None, names: Iterable[str] | None
+    ) -> Steps[list[tuple[str, bool] | OcrpoolError]]:
+        """For each document what `submit` returns, or why it is refused. They are handed in a request's worth at a
+        time."""
+        fields, found = as_fields(options or ReadOptions()), list[tuple[str, bool] | OcrpoolError]()
+        chosen: Iterable[str | None] = names or itertools.repeat(None)
+        left = zip(sources, chosen, strict=False)
+        while some := list(itertools.islice(left, AT_ONCE)):
+            refused: dict[int, OcrpoolError] = {}
+            with ExitStack() as held:
+                files = []
+                for number, (source, name) in enumerate(some):
+                    try:
+                        file, shown = held.enter_context(opened(source, name))
+                    except OcrpoolError as refusal:
+                        refused[number] = refusal
+                    else:
+                        files.append((shown or "/", file))
+                accepted = list[tuple[str, bool] | OcrpoolError]()
+                for together in by_size(files):
+                    accepted += yield from self._batch(together, fields)
+            answers = iter(accepted)
+            found += [refused[number] if number in refused else next(answers) for number in range(len(some))]
+        return found
+
+    def _batch(
+        self, files: Sequence[tuple[str, bytes | IO[bytes]]], fields: Mapping[str, str]
+    ) -> Steps[list[tuple[str, bool] | OcrpoolError]]:
+        headers = {"Idempotency-Key": secrets.token_hex(16)}
+        request = Send("POST", "/v1/batches", headers=headers, form=fields, files=files)
+        answer = yield from self._patience.answer(request)
+        return [document.outcome for document in parsed(_BatchAccepted, answer).documents]
+
+    def batch(self, batch: str) -> Steps[list[JobStatus]]:
+        answer = yield from self._patience.answer(Send("GET", f"/v1/batches/{quote(batch, safe='')}"))
+        return list(parsed(_Batch, answer).jobs)
+
+    def jobs(self, state: JobState | None, most: int, cursor: str) -> Steps[JobList]:
+        query = {"limit": str(most), "cursor": cursor, **({"state": state.value} if state else {})}
+        answer = yield from self._patience.answer(Send("GET", "/v1/jobs", query=query))
+        return parsed(JobList, answer)
+
+    def pages(self, job_id: str, after: int, limit: int) -> Steps[PagesRead]:
+        query = {"after": str(after), "limit": str(limit)}
+        answer = yield from self._patience.answer(Send("GET", f"{job_path(job_id)}/pages", query=query))
+        return parsed(PagesRead, answer)
+
+    def timeline(self, job_id: str) -> Steps[Timeline]:
+        answer = yield from self._patience.answer(Send("GET", f"{job_path(job_id)}/timeline"))
+        return parsed(Timeline, answer)
 
     def status(self, job_id: str, wait_s: float = 0, end: float = math.inf) -> Steps[JobStatus]:
         query = {"wait": f"{wait_s:.3f}"} if wait_s else {}
@@ -120,6 +205,21 @@ class Calls:
         if result.error is not None:
             raise result.error.exception()
         return result
+
+
+def by_size(files: Iterable[tuple[str, bytes | IO[bytes]]]) -> Iterator[list[tuple[str, bytes | IO[bytes]]]]:
+    """The files, as many together as one request carries."""
+    together: list[tuple[str, bytes | IO[bytes]]] = []
+    size_bytes = 0
+    for file in files:
+        _, more = documents.look(file[1])
+        if together and size_bytes + more > AT_ONCE_BYTES:
+            yield together
+            together, size_bytes = [], 0
+        together.append(file)
+        size_bytes += more
+    if together:
+        yield together
 
 
 def job_path(job_id: str) -> str:

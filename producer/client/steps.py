@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -53,14 +53,15 @@ class Send:
     headers: Mapping[str, str] = field(default_factory=dict)
     json: Mapping[str, Any] | None = None
     form: Mapping[str, str] | None = None
-    #: A name and the document.
-    file: tuple[str, bytes | IO[bytes]] | None = None
+    #: Documents with their names.
+    files: Sequence[tuple[str, bytes | IO[bytes]]] = ()
     #: Longest silence before the answer, in seconds.
     read_s: float = READ_S
 
     def built(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
-        if self.file is not None and not isinstance(self.file[1], bytes):
-            self.file[1].seek(0)
+        for _, document in self.files:
+            if not isinstance(document, bytes):
+                document.seek(0)
         return http.build_request(
             self.method,
             self.path.lstrip("/"),
@@ -68,7 +69,7 @@ class Send:
             headers=self.headers,
             json=self.json,
             data=self.form,
-            files=None if self.file is None else {"file": self.file},
+            files=[("file", file) for file in self.files] or None,
             timeout=httpx.Timeout(self.read_s, connect=CONNECT_S, pool=None),
         )
 

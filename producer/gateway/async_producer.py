@@ -67,16 +67,24 @@ class AsyncProducer:
         if options.webhook_url is not None and not self.producer.settings.webhook_secrets:
             raise InvalidRequest("webhook_url: this pool sends no webhooks (OCRPOOL_WEBHOOK_SECRETS is empty).")
 
-    async def submit_all(self, upload: ManyFiles, batch: str) -> list[JobStatus | OcrpoolError]:
-        """Where each of the documents stands, or why it is refused."""
-        return await to_thread.run_sync(partial(self._submit_all, upload, batch), limiter=self._submits)
+    async def submit_all(
+        self, upload: ManyFiles, batch: str, idempotency_key: str | None = None
+    ) -> tuple[list[JobStatus | OcrpoolError], bool]:
+        """Where each of the documents stands, or why it is refused; and whether an earlier request brought some."""
+        submit = partial(self._submit_all, upload, batch, idempotency_key)
+        return await to_thread.run_sync(submit, limiter=self._submits)
 
-    def _submit_all(self, upload: ManyFiles, batch: str) -> list[JobStatus | OcrpoolError]:
+    def _submit_all(
+        self, upload: ManyFiles, batch: str, idempotency_key: str | None
+    ) -> tuple[list[JobStatus | OcrpoolError], bool]:
         self._check_webhook(upload.options)
-        handles = self.producer.submit_all(upload.files, upload.options, names=upload.names, batch=batch)
+        handles = self.producer.submit_all(
+            upload.files, upload.options, names=upload.names, batch=batch, idempotency_key=idempotency_key
+        )
         accepted = [handle.id for handle in handles if isinstance(handle, JobHandle)]
         statuses = {status.id: status for status in self.producer.ledger.statuses(accepted)}
-        return [statuses[handle.id] if isinstance(handle, JobHandle) else handle for handle in handles]
+        found = [statuses[handle.id] if isinstance(handle, JobHandle) else handle for handle in handles]
+        return found, any(isinstance(handle, JobHandle) and handle.replayed for handle in handles)
 
     def _submit(
         self, upload: Upload, idempotency_key: str | None, *, fetching: bool = False

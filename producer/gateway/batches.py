@@ -15,17 +15,19 @@ from producer.errors import (
     InvalidRequest,
     NotFound,
     OcrpoolError,
+    RequestInProgress,
     TooLarge,
     Unavailable,
     UnsupportedMediaType,
     UploadTimeout,
 )
 from producer.gateway.documents import received_many
-from producer.gateway.jobs import JobAnswer, described
+from producer.gateway.jobs import IdempotencyHeader, JobAnswer, described
 from producer.gateway.openapi import BATCH_BODY, STATUS_EXAMPLE
 from producer.gateway.problems import POLL_AFTER_S, RETRY_AFTER_S, Problem, problem_of, responses
 from producer.gateway.state import Gateway, TheGateway
-from producer.job import BATCH_NAME, JobState, JobStatus, new_batch_id
+from producer.idempotency import named
+from producer.job import BATCH_NAME, JobState, JobStatus, batch_id_of, new_batch_id
 
 router = APIRouter(tags=["jobs"])
 
@@ -101,22 +103,30 @@ def batch_path(batch_id: str) -> str:
                 }
             },
         },
-        **responses(InvalidRequest, TooLarge, UnsupportedMediaType, UploadTimeout, Unavailable),
+        **responses(InvalidRequest, RequestInProgress, TooLarge, UnsupportedMediaType, UploadTimeout, Unavailable),
     },
 )
-async def submit(request: Request, gateway: TheGateway) -> Response:
+async def submit(request: Request, gateway: TheGateway, idempotency_key: IdempotencyHeader = None) -> Response:
     """Accepts the files of a form, all in the field `file`, with the options as fields that are for all of them.
 
     Each is accepted or refused on its own, as if it had come alone: look at each document's `problem`, whatever the
     answer's status. `Retry-After` tells that some of those may be accepted later.
+
+    Sent again under the same `Idempotency-Key` it is the same batch: what was accepted before is the same job, and what
+    was refused is looked at anew.
     """
     batch = new_batch_id()
+    if idempotency_key is not None:
+        batch = batch_id_of(named(idempotency_key, gateway.producer.producer.tenant or ""))
     with _place(request):
-        async with received_many(request, gateway.settings) as upload:
-            found = await gateway.producer.submit_all(upload, batch)
+        async with (
+            gateway.producer.sole_use(idempotency_key),
+            received_many(request, gateway.settings) as upload,
+        ):
+            found, replayed = await gateway.producer.submit_all(upload, batch, idempotency_key)
             names = upload.names
     body = await gateway.producer.call(partial(_accepted, batch, names, found))
-    headers = {"Cache-Control": "no-store"}
+    headers = {"Cache-Control": "no-store", **({"Idempotent-Replayed": "true"} if replayed else {})}
     if any(isinstance(one, JobStatus) for one in found):
         headers["Location"] = batch_path(batch)
     if any(isinstance(one, OcrpoolError) and one.retryable for one in found):

@@ -27,7 +27,7 @@ def flood(pool: Pool, documents: int) -> list[str]:
         for _ in range(documents)
     ]
     for first in range(0, documents, CHUNK):
-        accepted = pool.ledger.accept_all([(job, 1) for job in jobs[first : first + CHUNK]])
+        accepted = pool.ledger.accept_all([(job, 1, None) for job in jobs[first : first + CHUNK]])
         pool.producer._publisher.publish([unit for units in accepted if isinstance(units, list) for unit in units])
     pool.submitted |= {job.id: 1 for job in jobs}
     return [job.id for job in jobs]

@@ -16,11 +16,21 @@ import pytest
 
 from producer import AsyncClient, Client, OcrpoolError, Producer, Settings
 from producer.api_keys import ApiKeys
-from producer.client import Outcome
+from producer.client import ClientJob, Outcome
 from producer.client.calls import Source
 from producer.client.steps import FIRST_S, JITTER
-from producer.errors import CorruptDocument, NotFinished, NotFound, QueueFull, TooLarge, Unauthorized, Unavailable
-from producer.job import JobState
+from producer.errors import (
+    CorruptDocument,
+    InvalidRequest,
+    NotFinished,
+    NotFound,
+    QueueFull,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from producer.job import JobState, Lane, ReadOptions
 from producer.ledger import Ledger
 from producer.processes import free_port
 from producer.producer import JobHandle
@@ -110,6 +120,25 @@ def test_a_key_opens_its_tenants_jobs_alone(settings: Settings, ledger: Ledger) 
             client.status(job.id)
         with Client(served.url) as client, pytest.raises(Unauthorized, match="API key"):
             client.status(job.id)
+
+
+def test_many_documents_are_handed_in_and_followed_together(settings: Settings, ledger: Ledger) -> None:
+    with Served(settings) as served, Client(served.url) as client:
+        found = client.submit_all([PNG] * 150 + ["/no/such/file", b"no such type", PNG], ReadOptions(lane=Lane.BULK))
+        assert [type(one) for one in found[149:]] == [ClientJob, InvalidRequest, UnsupportedMediaType, ClientJob]
+        first, *_, last = [one for one in found if isinstance(one, ClientJob)]
+        assert ledger.backlog()["queue_bulk"] == 151
+        assert next(client.jobs(limit=120)).id == last.id
+        assert len(list(client.jobs(limit=120))) == 120
+        read_pages(ledger, first.id)
+        assert [job.id for job in client.jobs(JobState.SUCCEEDED)] == [first.id]
+        assert [page.page for page in client.pages(first.id).pages] == [1]
+        assert [attempt.unit for attempt in client.timeline(first.id).attempts] == ["1+1"]
+        batch = first.status().batch
+        assert batch is not None
+        assert len(client.batch(batch)) == 100
+        with pytest.raises(NotFound):
+            client.batch("../jobs")
 
 
 class Cutting(Producer):

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from producer.errors import InvalidRequest, OcrpoolError, QueueFull, TooLarge
+from producer.idempotency import named
 from producer.job import JobState
 from producer.ledger import Ledger
 from producer.producer import JobHandle, Producer
@@ -80,6 +81,26 @@ def test_a_pool_that_gets_full_takes_what_it_can(settings: Settings, ledger: Led
     assert answer.json()["documents"][2]["problem"]["code"] == "queue_full"
     assert answer.headers["retry-after"]
     assert stored(ledger) == 2
+
+
+def test_a_batch_that_is_sent_again_under_its_key_is_the_same(http: httpx.Client, ledger: Ledger) -> None:
+    # Given a batch with a document that is refused
+    key = {"Idempotency-Key": "nightly-17"}
+    first = http.post("/v1/batches", files=files(PNG, b"no such type", PDF), headers=key)
+    assert "idempotent-replayed" not in first.headers
+    # When it comes again, with another document in the place of the last
+    again = http.post("/v1/batches", files=files(PNG, PNG, PDF + b" "), headers=key)
+    # Then what was accepted is the job that it was, what was refused is looked at anew, and the other is refused
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.json()["id"] == first.json()["id"]
+    before, now = (answer.json()["documents"] for answer in (first, again))
+    assert now[0]["job"]["id"] == before[0]["job"]["id"]
+    assert now[1]["job"] is not None
+    assert now[2]["problem"]["code"] == "idempotency_mismatch"
+    assert stored(ledger) == ledger.totals()["jobs_accepted"] == 3
+    # And two such requests at once are one too many
+    with ledger.sole_use(named("nightly-17")):
+        assert_problem(http.post("/v1/batches", files=files(PNG), headers=key), 409, "request_in_progress")
 
 
 def test_a_batch_that_nobody_knows(http: httpx.Client) -> None:
