@@ -6,6 +6,7 @@ Limits, idempotency, the cap of the queue and the record are one script, `accept
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,8 +21,9 @@ from producer.errors import (
     TooLarge,
 )
 from producer.idempotency import IdempotencyKey
-from producer.job import PREPARE, Job, Span, Unit
+from producer.job import PREPARE, Job, JobStatus, Span, Unit
 from producer.limits import COUNTED, Limits
+from producer.records import fields_of, status_of
 from producer.settings import Settings
 
 #: Jobs that a batch may have.
@@ -49,6 +51,15 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Accepted:
+    """What came of an admission: where the job stood then, and what is to be published of it."""
+
+    #: None for a job that was there already.
+    status: JobStatus | None
+    units: list[Unit]
+
+
+@dataclass(frozen=True)
 class Admission:
     """One job's. `document` is its document's digest (`producer.caching`), by which it may share pages with others."""
 
@@ -59,6 +70,8 @@ class Admission:
     key: IdempotencyKey | None = None
     document: str = ""
     known: Known | None = None
+    #: Makes the broker's message for a unit; without it, whoever accepts publishes the units.
+    message: Callable[[Unit], str] | None = None
 
     @cached_property
     def spans(self) -> list[Span] | None:
@@ -69,7 +82,7 @@ class Admission:
 
     @property
     def units(self) -> list[Unit]:
-        """What is to be published once the job is accepted. Raises as `spans` does."""
+        """What is read of the document, and how. Raises as `spans` does."""
         names = [PREPARE] if self.spans is None else [str(span) for span in self.spans]
         return [(self.job.id, name, self.job.options.lane.value) for name in names]
 
@@ -104,6 +117,8 @@ class Admission:
             request |= {"batch": job.batch, "batch_most": BATCH_JOBS}
         if job.retry_of:
             request["retry_of"] = job.retry_of
+        if self.message is not None:
+            request["messages"] = [self.message(unit) for unit in self.units]
         return json.dumps(request)
 
     @staticmethod
@@ -111,7 +126,7 @@ class Admission:
         """Whether that answer of the script's says that there is a new job."""
         return verdict[0] in (b"accepted", b"follows", b"final")
 
-    def units_to_publish(self, verdict: Any) -> list[Unit]:
+    def outcome(self, verdict: Any) -> Accepted:
         """What follows from that answer of the script's. Raises what `Ledger.accept` does."""
         job = self.job
         match verdict:
@@ -135,12 +150,16 @@ class Admission:
                 )
             case [b"lapsed"]:
                 raise Lapsed
-            case [b"exists" | b"final" | b"follows"]:
-                return []
+            case [b"exists"]:
+                return Accepted(None, [])
+            case [b"final" | b"follows", flat]:
+                return Accepted(status_of(job.id, fields_of(flat)), [])
+            case [b"accepted", flat]:
+                return Accepted(status_of(job.id, fields_of(flat)), [] if self.message else self.units)
             case [b"batch full"]:
                 raise InvalidRequest(f"batch: {job.batch} has {BATCH_JOBS} documents, the most of one batch.")
             case [b"gone"]:
                 raise NotFound(f"There is no job {job.retry_of}, or it is gone.")
             case [b"not final"]:
                 raise NotFinished(f"The job {job.retry_of} has not ended: its pages are not tried again yet.")
-        return self.units
+        raise AssertionError(verdict)

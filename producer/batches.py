@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, cast
 
-from producer.admission import AcceptedBefore
+from producer.admission import Accepted, AcceptedBefore, Admission
 from producer.blobs import BlobStore
 from producer.errors import NotFound, OcrpoolError
 from producer.idempotency import IdempotencyKey
@@ -29,9 +30,10 @@ class Asked:
 class Storing:
     """Documents on their way in. What is refused has no job, and keeps no other from being accepted."""
 
-    def __init__(self, ledger: Ledger, blobs: BlobStore) -> None:
+    def __init__(self, ledger: Ledger, blobs: BlobStore, message: Callable[[Unit], str]) -> None:
         self._ledger = ledger
         self._blobs = blobs
+        self._message = message
         self._asked: list[Asked | OcrpoolError] = []
 
     def add(self, document: Asked) -> None:
@@ -41,29 +43,32 @@ class Storing:
         """Keep the place of a document that is refused."""
         self._asked.append(refusal)
 
-    def accept(self) -> tuple[list[Job | AcceptedBefore | OcrpoolError], list[Unit]]:
-        """Each document's job, or why there is no new one; and the units to publish."""
+    def accept(self) -> list[JobStatus | AcceptedBefore | OcrpoolError]:
+        """Where each document's job stands, or why there is no new one."""
         try:
             return self._accept()
         except OcrpoolError as away:  # Some may have been accepted all the same: their blobs are left to the sweeper.
-            return [one if isinstance(one, OcrpoolError) else away for one in self._asked], []
+            return [one if isinstance(one, OcrpoolError) else away for one in self._asked]
 
-    def _accept(self) -> tuple[list[Job | AcceptedBefore | OcrpoolError], list[Unit]]:
+    def _accept(self) -> list[JobStatus | AcceptedBefore | OcrpoolError]:
         # Whatever ends this process before the jobs are accepted, the sweeper finds the blobs.
         self._ledger.expect_blobs([one.job.blob for one in self._asked if isinstance(one, Asked)])
         stored = [self._stored(one) for one in self._asked]
         asked = [one for one in stored if isinstance(one, Asked)]
-        verdicts = self._ledger.accept_all(
-            [(one.job, 1 if one.job.media_type.single_page else None, one.key) for one in asked]
-        )
-        others = {
-            one.job.id: verdict for one, verdict in zip(asked, verdicts, strict=True) if not isinstance(verdict, list)
-        }
-        for blob in others:
-            self._blobs.delete(blob)
-        self._ledger.forget_blobs(list(others))
-        units = [unit for verdict in verdicts if isinstance(verdict, list) for unit in verdict]
-        return [others.get(one.job.id, one.job) if isinstance(one, Asked) else one for one in stored], units
+        verdicts = self._ledger.accept_all([self._admission(one) for one in asked])
+        answers: dict[str, JobStatus | AcceptedBefore | OcrpoolError] = {}
+        for one, verdict in zip(asked, verdicts, strict=True):
+            if not isinstance(verdict, Accepted):
+                answers[one.job.id] = verdict
+                self._blobs.delete(one.job.blob)
+            elif verdict.status is not None:
+                answers[one.job.id] = verdict.status
+        self._ledger.forget_blobs([job_id for job_id, one in answers.items() if not isinstance(one, JobStatus)])
+        return [answers[one.job.id] if isinstance(one, Asked) else one for one in stored]
+
+    def _admission(self, one: Asked) -> Admission:
+        pages = 1 if one.job.media_type.single_page else None
+        return Admission(one.job, pages, self._ledger.settings, one.key, message=self._message)
 
     def _stored(self, one: Asked | OcrpoolError) -> Asked | OcrpoolError:
         if isinstance(one, OcrpoolError):

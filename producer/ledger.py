@@ -62,12 +62,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import redis
 from pydantic import TypeAdapter
 
-from producer.admission import AcceptedBefore, Admission, Known
+from producer.admission import Accepted, AcceptedBefore, Admission, Known
 from producer.blobs import BlobStore, open_store
 from producer.errors import (
     Cancelled,
@@ -96,6 +96,7 @@ from producer.job import (
 )
 from producer.outcomes import StoredOutcome, inlined
 from producer.page_ranges import numbers
+from producer.records import fields_of, fields_of_job, no_job, status_of
 from producer.redis_url import open_client
 from producer.room import Room
 from producer.scripts import Scripts, reachable
@@ -157,9 +158,6 @@ class Swept:
         return Swept(self.publish + later.publish, self.blobs + later.blobs, self.deaths + later.deaths, later.more)
 
 
-Returned = TypeVar("Returned")
-
-
 class Ledger:
     """The ledger on one Redis server, or on the master that Sentinels name, which has `timeout_s` seconds to answer.
 
@@ -209,9 +207,10 @@ class Ledger:
         """
         self.scripts.run("expect_blob", blob, _ms(ORPHAN_S))
 
-    def recall(self, document: str) -> Known | None:
-        """The job whose pages a document with this digest is given, if the pool's workers would read it alike."""
-        found = self.scripts.run("recall", document)
+    def recall(self, document: str, blob: str) -> Known | None:
+        """The job whose pages a document with this digest is given, if the pool's workers would read it alike;
+        otherwise `expect_blob`."""
+        found = self.scripts.run("recall", document, blob, _ms(ORPHAN_S))
         return Known(*(field.decode() for field in found)) if found else None
 
     def recall_page(self, pixels: str) -> bytes | None:
@@ -230,8 +229,10 @@ class Ledger:
         *,
         document: str = "",
         known: Known | None = None,
-    ) -> list[Unit]:
-        """Record the job, and return the units to publish. A key is known for as long as its job is.
+        message: Callable[[Unit], str] | None = None,
+    ) -> Accepted:
+        """Record the job and, with a `message` maker for its units, publish them. A key is known for as long as its
+        job is.
 
         With the digest of its `document` (`producer.caching`) its pages may be given to later jobs. It follows one that
         is being read, unless its options say otherwise, and is final at once with the pages of a `known` one.
@@ -249,38 +250,32 @@ class Ledger:
         """
         with reachable():
             self._room.check()
-        admission = Admission(job, document_pages, self.settings, key, document, known)
+        admission = Admission(job, document_pages, self.settings, key, document, known, message)
         [verdict], lost = self._ask([admission.request()])
         return self._admitted(admission, verdict, lost)
 
-    def accept_all(
-        self, jobs: Sequence[tuple[Job, int | None, IdempotencyKey | None]]
-    ) -> list[list[Unit] | AcceptedBefore | OcrpoolError]:
-        """`accept` for many jobs with their documents' pages and keys, in one go: the units of each, or what it raises.
+    def accept_all(self, admissions: Sequence[Admission]) -> list[Accepted | AcceptedBefore | OcrpoolError]:
+        """`accept` for many jobs in one go: what it returns or raises for each.
 
         Raises:
             Unavailable: Redis cannot be reached, or is full but for its reserve; some may have been accepted.
         """
         with reachable():
             self._room.check()
-        answers: dict[str, list[Unit] | AcceptedBefore | OcrpoolError] = {}
-        asked: list[Admission] = []
-        requests = []
-        for job, document_pages, key in jobs:
-            admission = Admission(job, document_pages, self.settings, key)
+        answers: dict[str, Accepted | AcceptedBefore | OcrpoolError] = {}
+        asked: dict[str, tuple[Admission, str]] = {}
+        for admission in admissions:
             try:
-                requests.append(admission.request())
+                asked[admission.job.id] = admission, admission.request()
             except OcrpoolError as refusal:
-                answers[job.id] = refusal
-            else:
-                asked.append(admission)
-        verdicts, lost = self._ask(requests)
-        for admission, verdict in zip(asked, verdicts, strict=True):
+                answers[admission.job.id] = refusal
+        verdicts, lost = self._ask([request for _, request in asked.values()])
+        for (admission, _), verdict in zip(asked.values(), verdicts, strict=True):
             try:
                 answers[admission.job.id] = self._admitted(admission, verdict, lost)
             except (AcceptedBefore, OcrpoolError) as other:
                 answers[admission.job.id] = other
-        return [answers[job.id] for job, _, _ in jobs]
+        return [answers[admission.job.id] for admission in admissions]
 
     def _ask(self, requests: Sequence[str]) -> tuple[list[Any], str]:
         """The answer to each, and in one sentence what kept them from the disk, where they have to be on it."""
@@ -291,14 +286,14 @@ class Ledger:
             return [self.scripts.run("accept", *requests)], ""
         return self.scripts.run_each("accept", [(request,) for request in requests]), ""
 
-    def _admitted(self, admission: Admission, verdict: Any, lost: str) -> list[Unit]:
+    def _admitted(self, admission: Admission, verdict: Any, lost: str) -> Accepted:
         """What came of it. A job that the disk has lost is taken back."""
         if lost:
             if admission.recorded(verdict):
                 self._end(admission.job.id, JobState.CANCELLED, _CANCELLED)
                 self._forget(admission.key)
             raise Unavailable(lost)
-        return admission.units_to_publish(verdict)
+        return admission.outcome(verdict)
 
     def _forget(self, key: IdempotencyKey | None) -> None:
         if key:
@@ -343,7 +338,7 @@ class Ledger:
             NotFound: there is no such job, or it is not the tenant's.
         """
         if self._end(job_id, JobState.CANCELLED, _CANCELLED, tenant=tenant) == b"gone":
-            raise _no_job(job_id)
+            raise no_job(job_id)
 
     def _end(
         self, job_id: str, state: JobState, error: ErrorDetail, fence: str = "", tenant: Tenant | None = None
@@ -376,15 +371,21 @@ class Ledger:
             NotFinished: the job is queued or running.
             Unavailable: Redis cannot be reached, or the blob store, where one of its pages lies there.
         """
-        fields = self._fields(job_id, tenant)
+        flat, *few = self.scripts.run("result", job_id, RESULT_PAGES)
+        fields = fields_of_job(job_id, flat, tenant)
         status = status_of(job_id, fields)
         if not status.final:
             raise NotFinished(f"The job is {status.state.value}; its result is there once it has finished.")
         pages = islice(numbers(json.loads(fields[b"record"])["options"]["pages"]), status.pages_total or 0)
-        outcomes = tuple(OUTCOME.validate_json(outcome) for outcome in self._outcomes(job_id, pages))
+        found = self._few_outcomes(fields_of(few[0]), pages) if few else self._outcomes(job_id, pages)
+        outcomes = tuple(OUTCOME.validate_json(outcome) for outcome in found)
         if len(outcomes) < status.pages_done + status.pages_failed:
             raise NotFound(f"The job {job_id} is gone.")
         return JobResult(id=job_id, name=status.name, state=status.state, pages=outcomes, error=status.error)
+
+    def _few_outcomes(self, found: Mapping[bytes, bytes], pages: Iterator[int]) -> Iterator[bytes]:
+        each = (found.get(str(page).encode()) for page in pages)
+        return inlined(filter(None, each), self.blobs)
 
     def _outcomes(self, job_id: str, pages: Iterator[int]) -> Iterator[bytes]:
         """A final job's outcomes of these pages. They change no more, so nobody has to wait until all are read."""
@@ -403,7 +404,7 @@ class Ledger:
             record = cast("bytes | None", self.redis.hget(f"{self.namespace}:job:{job_id}", "record"))
         job = Job.model_validate_json(record) if record else None
         if job is None or tenant not in (None, job.tenant):
-            raise _no_job(job_id)
+            raise no_job(job_id)
         return job
 
     def bury(self, letter: Mapping[str, str]) -> None:
@@ -619,60 +620,9 @@ class Ledger:
         }
 
 
-def _no_job(job_id: str) -> NotFound:
-    return NotFound(f"There is no job {job_id}, or it is gone.")
-
-
-def fields_of_job(job_id: str, flat: Sequence[bytes], tenant: Tenant | None) -> dict[bytes, bytes]:
-    """A job's fields and values.
-
-    Raises:
-        NotFound: there are none, or the job is not the tenant's.
-    """
-    fields = fields_of(flat)
-    if not fields or tenant not in (None, fields.get(b"tenant", b"").decode()):
-        raise _no_job(job_id)
-    return fields
-
-
-def status_of(job_id: str, job: Mapping[bytes, bytes]) -> JobStatus:
-    """The status that a job's fields tell, as the scripts return them."""
-    record = json.loads(job[b"record"])
-    return JobStatus(
-        id=job_id,
-        name=record["name"],
-        state=JobState(job[b"state"].decode()),
-        pages_total=_number(job, b"pages_total", int),
-        pages_done=int(job[b"pages_done"]),
-        pages_failed=int(job[b"pages_failed"]),
-        cached=b"cached" in job,
-        created_at=int(job[b"created"]) / 1000,
-        started_at=_number(job, b"started", _seconds),
-        finished_at=_number(job, b"finished", _seconds),
-        error=ErrorDetail.model_validate_json(job[b"error"]) if b"error" in job else None,
-        queue_position=_number(job, b"position", int),
-        estimated_wait_s=_number(job, b"wait_ms", _seconds),
-        batch=record.get("batch"),
-        retry_of=record.get("retry_of"),
-        retried_by=_number(job, b"retried_by", bytes.decode),
-    )
-
-
 def _units(rows: Sequence[Sequence[bytes]]) -> list[Unit]:
     return [(job_id.decode(), unit.decode(), lane.decode()) for job_id, unit, lane in rows]
 
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def _seconds(ms: bytes) -> float:
-    return int(ms) / 1000
-
-
-def fields_of(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _number(job: Mapping[bytes, bytes], field: bytes, kind: Callable[[bytes], Returned]) -> Returned | None:
-    return kind(job[field]) if field in job else None

@@ -6,7 +6,8 @@ import re
 
 from producer.errors import InvalidRequest
 from producer.job import JobList, JobState, Tenant
-from producer.ledger import Ledger, fields_of, status_of
+from producer.ledger import Ledger
+from producer.records import fields_of, status_of
 
 #: Jobs that are told in one go.
 MOST_JOBS = 100

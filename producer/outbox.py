@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict
 
 from producer.errors import NotFound
 from producer.job import ErrorDetail, JobState
-from producer.ledger import Ledger, fields_of
+from producer.ledger import Ledger
+from producer.records import fields_of
 from producer.scripts import reachable
 
 #: Time that a try has, and after which one that was not settled comes up again.

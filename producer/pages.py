@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from producer.job import JobStatus, PagesRead, Tenant
-from producer.ledger import OUTCOME, Ledger, fields_of_job, status_of
+from producer.ledger import OUTCOME, Ledger
 from producer.outcomes import inlined
+from producer.records import fields_of_job, status_of
 
 #: Outcomes that are told in one go.
 MOST_PAGES = 100

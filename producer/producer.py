@@ -169,17 +169,20 @@ class Producer:
                 key = IdempotencyKey.of(named(idempotency_key, job.tenant), content, job)
             if self.settings.cache_ttl_s:
                 document = document_digest(content, options, job.tenant)
-        known = self.ledger.recall(document) if document and options.cache else None
+        # Whatever ends this process before the job is accepted, the sweeper finds the blob.
+        known = None
+        if document and options.cache:
+            known = self.ledger.recall(document, job.blob)
+        else:
+            self.ledger.expect_blob(job.blob)
         if known is not None:
             with suppress(Lapsed):
                 return self._submit_known(job, known, document, key)
-        # Whatever ends this process before the job is accepted, the sweeper finds the blob.
-        self.ledger.expect_blob(job.blob)
+            self.ledger.expect_blob(job.blob)
         self.blobs.put(job.blob, source)
+        message, pages = self._publisher.message, 1 if job.media_type.single_page else None
         try:
-            units = self.ledger.accept(
-                job, document_pages=1 if job.media_type.single_page else None, key=key, document=document
-            )
+            accepted = self.ledger.accept(job, pages, key, document=document, message=message)
         except AcceptedBefore as before:
             self._drop_blob(job.blob)
             return JobHandle(self, before.job_id, replayed=True)
@@ -187,8 +190,7 @@ class Producer:
             # After any other error the job may have been accepted all the same, so its blob is left to the sweeper.
             self._drop_blob(job.blob)
             raise
-        self._publisher.publish(units)
-        return JobHandle(self, job.id)
+        return JobHandle(self, job.id, accepted=accepted.status)
 
     def _new_job(self, source: bytes | IO[bytes], options: ReadOptions, name: str, batch: str | None) -> Job:
         """The job for a document. Raises what of `submit` can be told by the document and its name."""
@@ -251,7 +253,7 @@ class Producer:
     ) -> list[JobHandle | OcrpoolError]:
         """Each document comes with its name and that of its key."""
         with ExitStack() as open_files:
-            stored = Storing(self.ledger, self.blobs)
+            stored = Storing(self.ledger, self.blobs, self._publisher.message)
             for document, chosen, key in documents:
                 name = chosen
                 try:
@@ -265,14 +267,13 @@ class Producer:
                     stored.add(Asked(job, source, used))
                 except OcrpoolError as refusal:
                     stored.refuse(refusal)
-            answers, units = stored.accept()
-        self._publisher.publish(units)
+            answers = stored.accept()
         return [self._handle(answer) for answer in answers]
 
-    def _handle(self, answer: Job | AcceptedBefore | OcrpoolError) -> JobHandle | OcrpoolError:
+    def _handle(self, answer: JobStatus | AcceptedBefore | OcrpoolError) -> JobHandle | OcrpoolError:
         match answer:
-            case Job(id=job_id):
-                return JobHandle(self, job_id)
+            case JobStatus(id=job_id):
+                return JobHandle(self, job_id, accepted=answer)
             case AcceptedBefore(job_id=job_id):
                 return JobHandle(self, job_id, replayed=True)
             case refusal:
@@ -298,11 +299,10 @@ class Producer:
         """
         job, document_pages = again(self.ledger, job_id, self.tenant)
         try:
-            units = self.ledger.accept(job, document_pages)
+            accepted = self.ledger.accept(job, document_pages, message=self._publisher.message)
         except AcceptedBefore as before:
             return JobHandle(self, before.job_id, replayed=True)
-        self._publisher.publish(units)
-        return JobHandle(self, job.id)
+        return JobHandle(self, job.id, accepted=accepted.status)
 
     def jobs(self, state: JobState | None = None, limit: int | None = None) -> Iterator[JobStatus]:
         """The jobs of a state, or all, the last accepted first; at most `limit`."""
@@ -331,11 +331,12 @@ class Producer:
             Lapsed: the job is known no longer.
         """
         job = job.model_copy(update={"blob": known.blob})
+        pages = 1 if job.media_type.single_page else None
         try:
-            self.ledger.accept(job, 1 if job.media_type.single_page else None, key=key, document=document, known=known)
+            accepted = self.ledger.accept(job, pages, key, document=document, known=known)
         except AcceptedBefore as before:
             return JobHandle(self, before.job_id, replayed=True)
-        return JobHandle(self, job.id)
+        return JobHandle(self, job.id, accepted=accepted.status)
 
     def _drop_blob(self, blob: str) -> None:
         self.blobs.delete(blob)
@@ -399,6 +400,8 @@ class JobHandle(Saves):
     id: str
     #: Whether an earlier request under the same idempotency key brought this job.
     replayed: bool = field(default=False, compare=False)
+    #: Where it stood when it was accepted, if this process has handed it in.
+    accepted: JobStatus | None = field(default=None, compare=False, repr=False)
 
     def status(self) -> JobStatus:
         return self.producer.status(self.id)

@@ -81,14 +81,19 @@ class Publisher:
         publishes what nobody claims.
         """
         by_queue: dict[str, list[str]] = defaultdict(list)
+        for unit in units:
+            by_queue[self._prefix + unit[2]].append(self.message(unit))
         try:
-            for job_id, unit, lane in units:
-                name, message = _message(job_id, unit)
-                by_queue[self._prefix + lane].append(self._template(name, self._prefix + lane).filled(message))
             for queue, messages in by_queue.items():
                 self._redis.lpush(queue, *messages)
         except redis.exceptions.RedisError as error:
             log.warning("queue.publish_failed", error=repr(error))
+
+    def message(self, unit: Unit) -> str:
+        """The unit's message, as it lies in the queue of its lane."""
+        job_id, name, lane = unit
+        task, message = _message(job_id, name)
+        return self._template(task, self._prefix + lane).filled(message)
 
     def _template(self, task: str, queue: str) -> Template:
         with self._lock:

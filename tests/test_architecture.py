@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 #: Each layer of the producer may import the ones below it, never one above.
 LAYERS = [
     {"errors", "escaping", "page_ranges", "redis_url", "bulk_messages", "retry_after"},
-    {"addresses", "job", "settings", "cpus", "backoff", "room", "limits", "scripts"},
+    {"addresses", "job", "settings", "cpus", "backoff", "room", "limits", "scripts", "records"},
     {"formats"},
     {
         "exporting",

@@ -81,9 +81,7 @@ class AsyncProducer:
         handles = self.producer.submit_all(
             upload.files, upload.options, names=upload.names, batch=batch, idempotency_key=idempotency_key
         )
-        accepted = [handle.id for handle in handles if isinstance(handle, JobHandle)]
-        statuses = {status.id: status for status in self.producer.ledger.statuses(accepted)}
-        found = [statuses[handle.id] if isinstance(handle, JobHandle) else handle for handle in handles]
+        found = [one.accepted or one.status() if isinstance(one, JobHandle) else one for one in handles]
         return found, any(isinstance(handle, JobHandle) and handle.replayed for handle in handles)
 
     def _submit(
@@ -101,7 +99,7 @@ class AsyncProducer:
                 idempotency_key=idempotency_key,
                 batch=document.batch,
             )
-            return job, job.status()
+            return job, job.accepted or job.status()
 
     @asynccontextmanager
     async def sole_use(self, idempotency_key: str | None) -> AsyncIterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
@@ -70,6 +70,13 @@ class JobAnswer(JobStatus):
     """A job's status with its addresses."""
 
     links: JobLinks
+
+
+class PaddlexResult(BaseModel):
+    """The pages as PaddleX has them (`format=paddlex`)."""
+
+    ocrResults: list[dict[str, Any]] = Field(description="One entry a page, in page order.")
+    dataInfo: dict[str, Any]
 
 
 def job_path(job_id: str) -> str:
@@ -182,7 +189,7 @@ async def status(
 @router.get(
     "/v1/jobs/{job_id}/result",
     summary="Fetch a job's pages",
-    response_model=JobResult,
+    response_model=JobResult | PaddlexResult,
     responses={
         200: {
             "description": "Every page's outcome, or what was made of the pages that were read.",
@@ -254,4 +261,4 @@ async def retry(job_id: JobIdInPath, gateway: TheGateway) -> Response:
 
 def _retried(gateway: Gateway, job_id: str) -> tuple[JobHandle, JobStatus]:
     job = gateway.producer.producer.retry(job_id)
-    return job, job.status()
+    return job, job.accepted or job.status()

@@ -5,12 +5,14 @@
 --       document (digest for the cache, or ''), source (final job that has its pages, or ''), follows (whether it may
 --       wait for another job with this document), known_s and known_bytes (how long, and up to which size, its own
 --       pages are given to others), result_ttl_s; and where there is one: batch, the group of the tenant's that it
---       belongs to, and batch_most, the jobs that a group may have; retry_of, the final job whose document it reads again.
--- Returns {'accepted'}, {'final'} with the pages of `source`, {'follows'}, {'lapsed'} where `source` has them no more,
--- {'exists'}, {'same', id} where the key, or a retry before this one, has brought a job, {'mismatch'} where the key has
--- brought one for another request, {'batch full'}, {'gone'} or {'not final'} of the job that is tried again; or, with the seconds after which it may be tried again (0: unknown), {'full', seconds} where the
--- pool is full, {'quota', seconds, limit, most} where the tenant has used up what it may have, {'large', 0, limit, most}
--- where no document of it may be so large.
+--       belongs to, and batch_most, the jobs that a group may have; retry_of, the final job whose document it reads
+--       again; messages, the broker's for the units, which are published with the job.
+-- Returns, with `status_of` the job, {'accepted', ...}, {'final', ...} with the pages of `source` or {'follows', ...};
+-- {'lapsed'} where `source` has them no more, {'exists'}, {'same', id} where the key, or a retry before this one, has
+-- brought a job, {'mismatch'} where the key has brought one for another request, {'batch full'}, {'gone'} or
+-- {'not final'} of the job that is tried again; or, with the seconds after which it may be tried again (0: unknown),
+-- {'full', seconds} where the pool is full, {'quota', seconds, limit, most} where the tenant has used up what it may
+-- have, {'large', 0, limit, most} where no document of it may be so large.
 local asked = cjson.decode(ARGV[1])
 if type(asked) ~= 'table' then error('an admission is an object') end
 local function text(name)
@@ -32,6 +34,9 @@ check_lane(lane)
 local total = asked.pages_total ~= cjson.null and number('pages_total', 1)
 if type(asked.units) ~= 'table' then error('units must be a list') end
 check_units(asked.units, 1)
+local messages = asked.messages or {}
+if type(messages) ~= 'table' then error('messages must be a list') end
+for _, message in ipairs(messages) do if type(message) ~= 'string' then error('a message is a text') end end
 local document, source, follows = text('document'), text('source'), asked.follows
 local known_s, known_bytes, result_ttl = number('known_s', 0), number('known_bytes', 0), number('result_ttl_s', 0)
 local tenant, size = text('tenant'), number('size_bytes', 0)
@@ -120,6 +125,7 @@ if leader then
   follow(leader, id, asked.units, lane)
 else
   for _, unit in ipairs(asked.units) do add_unit(id, unit, lane, 0, now) end
+  for _, message in ipairs(source == '' and messages or {}) do redis.call('LPUSH', ns .. '.' .. lane, message) end
 end
 redis.call('EXPIRE', job_key(id), ttl)
 redis.call('EXPIRE', spans_key(id), ttl)
@@ -140,6 +146,6 @@ redis.call('ZADD', ACTIVE, deadline, id)
 redis.call('ZADD', GARBAGE, now + ttl * 1000, blob)
 if source ~= '' then
   adopt(id, source, 'hit', result_ttl, now)
-  return { 'final' }
+  return { 'final', status_of(id) }
 end
-return { leader and 'follows' or 'accepted' }
+return { leader and 'follows' or 'accepted', status_of(id) }

@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 
+from producer.admission import Admission
 from producer.cards import ON_CPU
 from producer.job import Job, JobState, MediaType, new_job_id
 from tests.chaos.oracle import Report, judge
@@ -25,13 +26,15 @@ def flood(pool: Pool, documents: int) -> list[str]:
     blob = new_job_id()
     pool.producer.ledger.expect_blob(blob)
     pool.producer.blobs.put(blob, page)
+    message = pool.producer._publisher.message
     jobs = [
         Job(id=new_job_id(), blob=blob, media_type=MediaType.TIFF, size_bytes=len(page), tenant="flood")
         for _ in range(documents)
     ]
     for first in range(0, documents, CHUNK):
-        accepted = pool.ledger.accept_all([(job, 1, None) for job in jobs[first : first + CHUNK]])
-        pool.producer._publisher.publish([unit for units in accepted if isinstance(units, list) for unit in units])
+        pool.ledger.accept_all(
+            [Admission(job, 1, pool.settings, message=message) for job in jobs[first : first + CHUNK]]
+        )
     pool.submitted |= {job.id: 1 for job in jobs}
     return [job.id for job in jobs]
 

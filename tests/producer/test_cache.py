@@ -199,9 +199,9 @@ def test_no_time_is_no_cache(producer: Producer, settings: Settings) -> None:
 
 def test_what_is_gone_between_two_looks_is_read(producer: Producer, monkeypatch: pytest.MonkeyPatch) -> None:
     earlier = first(producer)
-    known = producer.ledger.recall(document_digest(content_digest(PNG), ReadOptions(), ""))
+    known = producer.ledger.recall(document_digest(content_digest(PNG), ReadOptions(), ""), "blob")
     producer.ledger.redis.delete(f"{producer.ledger.namespace}:pages:{earlier.id}")
-    monkeypatch.setattr(producer.ledger, "recall", lambda document: known)
+    monkeypatch.setattr(producer.ledger, "recall", lambda *_: known)
     job = producer.submit(PNG)
     assert job.status().state is JobState.QUEUED
     read(producer.ledger, job)

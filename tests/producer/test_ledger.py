@@ -50,7 +50,7 @@ def claimed(ledger: Ledger, job: Job, unit: str, worker: str = "gpu0") -> Claim:
 def test_a_job_goes_from_accepted_to_succeeded(ledger: Ledger) -> None:
     # Given a document whose pages are not counted
     job = make_job()
-    assert ledger.accept(job, document_pages=None) == [(job.id, PREPARE, "interactive")]
+    assert ledger.accept(job, document_pages=None).units == [(job.id, PREPARE, "interactive")]
     assert ledger.status(job.id).state is JobState.QUEUED
 
     # When a worker counts twelve pages, and two spans are read

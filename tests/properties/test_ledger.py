@@ -42,7 +42,9 @@ class LedgerMachine(RuleBasedStateMachine):
         #: The pages that this job is to read.
         self.wanted = list(range(1, pages + 1))
         self.job = make_job()
-        self.units = [unit for _, unit, _ in self.ledger.accept(self.job, document_pages=pages if counted else None)]
+        self.units = [
+            unit for _, unit, _ in self.ledger.accept(self.job, document_pages=pages if counted else None).units
+        ]
         self.claims: list[Claim] = []
         #: Each unit's last claim, and whether its lease can still be alive.
         self.holders: dict[str, Claim] = {}
@@ -141,7 +143,7 @@ class LedgerMachine(RuleBasedStateMachine):
         except InvalidRequest:
             assert self.final is JobState.SUCCEEDED
             return
-        units = [unit for _, unit, _ in self.ledger.accept(job, document_pages)]
+        units = [unit for _, unit, _ in self.ledger.accept(job, document_pages).units]
         with pytest.raises(AcceptedBefore, match=job.id):
             self.ledger.accept(again(self.ledger, old.id)[0], document_pages)
         assert self.final is not None

@@ -137,7 +137,7 @@ class Reader:
 def test_a_cancelled_job_is_let_go_of_at_the_next_page(ledger: Ledger, settings: Settings) -> None:
     # Given a job of 100 pages, of which a worker holds every span, and which is cancelled while the fifth page is read
     job = make_job()
-    units = ledger.accept(job, document_pages=100)
+    units = ledger.accept(job, document_pages=100).units
     engine = Reader(at=5, then=lambda: ledger.cancel(job.id))
     turns, leases = Turns(1), LeaseKeeper(ledger, settings.lease_renew_s)
     worker = SimpleNamespace(
