@@ -38,7 +38,7 @@ from producer.ledger import Ledger
 from producer.listing import MOST_JOBS, list_jobs
 from producer.media import sniff
 from producer.pages import MOST_PAGES, read_pages
-from producer.queue import Publisher
+from producer.queue import Messages
 from producer.results import Results, Saves
 from producer.retries import again
 from producer.settings import Settings
@@ -73,7 +73,7 @@ class Producer:
         self.ledger = ledger or Ledger(self.settings, blobs=self.blobs)
         self.results = Results(self.settings, self.ledger, self.blobs)
         self._sources = Sources(self.settings)
-        self._publisher = Publisher(self.settings)
+        self._messages = Messages(self.settings)
         self._views: dict[Tenant, Self] = {}
 
     def of_tenant(self, tenant: Tenant) -> Self:
@@ -180,7 +180,7 @@ class Producer:
                 return self._submit_known(job, known, document, key)
             self.ledger.expect_blob(job.blob)
         self.blobs.put(job.blob, source)
-        message, pages = self._publisher.message, 1 if job.media_type.single_page else None
+        message, pages = self._messages.of, 1 if job.media_type.single_page else None
         try:
             accepted = self.ledger.accept(job, pages, key, document=document, message=message)
         except AcceptedBefore as before:
@@ -253,7 +253,7 @@ class Producer:
     ) -> list[JobHandle | OcrpoolError]:
         """Each document comes with its name and that of its key."""
         with ExitStack() as open_files:
-            stored = Storing(self.ledger, self.blobs, self._publisher.message)
+            stored = Storing(self.ledger, self.blobs, self._messages.of)
             for document, chosen, key in documents:
                 name = chosen
                 try:
@@ -299,7 +299,7 @@ class Producer:
         """
         job, document_pages = again(self.ledger, job_id, self.tenant)
         try:
-            accepted = self.ledger.accept(job, document_pages, message=self._publisher.message)
+            accepted = self.ledger.accept(job, document_pages, message=self._messages.of)
         except AcceptedBefore as before:
             return JobHandle(self, before.job_id, replayed=True)
         return JobHandle(self, job.id, accepted=accepted.status)
@@ -377,7 +377,6 @@ class Producer:
         return list(self.ledger.workers())
 
     def close(self) -> None:
-        self._publisher.close()
         self.ledger.close()
 
     def __enter__(self) -> Self:

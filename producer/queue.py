@@ -63,33 +63,16 @@ def broker_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-class Publisher:
-    """Publishes units of work: Celery's messages, sent without Celery. Safe to share between threads."""
+class Messages:
+    """Makes Celery's messages, without Celery but for the first of a kind. Safe to share between threads."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._prefix = queue_prefix(settings)
         self._lock = threading.Lock()
-        # Kombu makes a client anew for every message.
-        self._redis = redis_url.open_client(settings.redis_url, **_TIMEOUTS)
         self._templates: dict[tuple[str, str], Template] = {}
 
-    def publish(self, units: Collection[Unit]) -> None:
-        """Send one message for each `(job id, unit, lane)`.
-
-        A broker that cannot be reached is logged and not raised: the units stand in the ledger, and the sweeper
-        publishes what nobody claims.
-        """
-        by_queue: dict[str, list[str]] = defaultdict(list)
-        for unit in units:
-            by_queue[self._prefix + unit[2]].append(self.message(unit))
-        try:
-            for queue, messages in by_queue.items():
-                self._redis.lpush(queue, *messages)
-        except redis.exceptions.RedisError as error:
-            log.warning("queue.publish_failed", error=repr(error))
-
-    def message(self, unit: Unit) -> str:
+    def of(self, unit: Unit) -> str:
         """The unit's message, as it lies in the queue of its lane."""
         job_id, name, lane = unit
         task, message = _message(job_id, name)
@@ -100,6 +83,31 @@ class Publisher:
             if (task, queue) not in self._templates:
                 self._templates[task, queue] = Template(broker_settings(self._settings), task, queue)
             return self._templates[task, queue]
+
+
+class Publisher:
+    """Publishes units of work. Safe to share between threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._messages = Messages(settings)
+        self._prefix = queue_prefix(settings)
+        # Kombu makes a client anew for every message.
+        self._redis = redis_url.open_client(settings.redis_url, **_TIMEOUTS)
+
+    def publish(self, units: Collection[Unit]) -> None:
+        """Send one message for each `(job id, unit, lane)`.
+
+        A broker that cannot be reached is logged and not raised: the units stand in the ledger, and the sweeper
+        publishes what nobody claims.
+        """
+        by_queue: dict[str, list[str]] = defaultdict(list)
+        for unit in units:
+            by_queue[self._prefix + unit[2]].append(self._messages.of(unit))
+        try:
+            for queue, messages in by_queue.items():
+                self._redis.lpush(queue, *messages)
+        except redis.exceptions.RedisError as error:
+            log.warning("queue.publish_failed", error=repr(error))
 
     def close(self) -> None:
         self._redis.close()

@@ -9,6 +9,7 @@ import time
 from producer.admission import Admission
 from producer.cards import ON_CPU
 from producer.job import Job, JobState, MediaType, new_job_id
+from producer.queue import Messages
 from tests.chaos.oracle import Report, judge
 from tests.chaos.pool import MakePool, Pool, document
 
@@ -26,7 +27,7 @@ def flood(pool: Pool, documents: int) -> list[str]:
     blob = new_job_id()
     pool.producer.ledger.expect_blob(blob)
     pool.producer.blobs.put(blob, page)
-    message = pool.producer._publisher.message
+    message = Messages(pool.settings).of
     jobs = [
         Job(id=new_job_id(), blob=blob, media_type=MediaType.TIFF, size_bytes=len(page), tenant="flood")
         for _ in range(documents)

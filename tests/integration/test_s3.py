@@ -14,6 +14,7 @@ import pytest
 
 from producer import JobState, Producer
 from producer.embedded import Embedded
+from producer.queue import Publisher
 from producer.settings import Settings, as_environment
 from tests.documents import tiff
 from tests.s3_server import S3Server
@@ -57,7 +58,7 @@ def test_a_producer_and_a_worker_need_redis_and_s3_alone(
         ledger = producer.ledger
         names = [key.rpartition("/")[2] for key in s3.below(settings.blob_url)]
         ledger.redis.zadd(f"{settings.namespace}:garbage", dict.fromkeys(names, 1), xx=True)
-        sweeper = Sweeper(ledger, producer._publisher, producer.blobs, interval_s=settings.sweep_interval_s)
+        sweeper = Sweeper(ledger, Publisher(settings), producer.blobs, interval_s=settings.sweep_interval_s)
         ledger.redis.delete(f"{settings.namespace}:sweeping")
         while sweeper.sweep() is None:
             ledger.redis.delete(f"{settings.namespace}:sweeping")
