@@ -34,9 +34,11 @@ from producer.settings import Settings
 from tests.documents import encoded, pdf, picture, tiff
 from tests.hostile.documents import pdf_nested, pdf_of_itself, pdf_of_junk, pdf_with_script_and_attachment
 from tests.producer.formats.results import box, failed, job, line, read, result
+from tests.worker import glyphless
 from worker.decoder import Decoder
 from worker.decoding.images import AS_STORED, EXIF_ORIENTATION
 from worker.decoding.sandbox import WALLS
+from worker.exporting.text_layer import FONT
 
 #: Mostly black in one corner, so that a turned picture is told from an upright one.
 CORNER = picture("corner")
@@ -339,3 +341,7 @@ def test_a_full_disk_is_no_fault_of_the_document(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("tempfile.TemporaryFile", full)
     with pytest.raises(Unavailable, match="No space left"):
         exported(tmp_path, pdf((300, 400)), read(1, [[line("x", UPRIGHT)]]))
+
+
+def test_the_font_of_blanks_is_the_one_that_is_made_here() -> None:
+    assert glyphless.made() == FONT
