@@ -75,7 +75,7 @@ def fuzzed(settings: Settings) -> Iterator[Ledger]:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_no_arguments_break_the_ledger(fuzzed: Ledger, script: str) -> None:
     @given(arguments=st.lists(JUNK, max_size=11))
-    @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     def fuzz(arguments: list[str | bytes]) -> None:
         check(fuzzed, script, arguments)
 
@@ -89,7 +89,7 @@ def test_no_admission_breaks_the_ledger(fuzzed: Ledger) -> None:
     )
 
     @given(changed=st.dictionaries(fields, values, max_size=3))
-    @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     def fuzz(changed: dict[str, object]) -> None:
         check(fuzzed, "accept", [admission(**changed)])
 
