@@ -91,7 +91,7 @@ def test_a_master_killed_whose_replica_lags(pool: MakePool, watched: Watched, se
         assert lost >= 5
         report.fault += f", {lost + 1} jobs handed in again"
         chaos.finish(60)
-        assert drop_documents_without_a_job(chaos) > lost
+        assert drop_documents_without_a_job(chaos) >= lost  # The replica may have heard that one would come.
     assert chaos.worker_pids() == workers
     judge(chaos, report)
 
