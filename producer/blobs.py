@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -121,20 +123,18 @@ class FolderStore:
             return False
         return True
 
-    def _write(self, path: Path, source: bytes | IO[bytes], move: Callable[[str, Path], None]) -> None:
-        temporary = ""
+    def _write(self, path: Path, source: bytes | IO[bytes], move: Callable[[Path, Path], None]) -> None:
+        unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-                temporary = file.name
+            with _created(unfinished) as file:
                 if isinstance(source, bytes):
                     file.write(source)
                 else:
                     shutil.copyfileobj(source, file, 1 << 20)
-            move(temporary, path)
+            move(unfinished, path)
         except BaseException as error:
-            if temporary:
-                Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
             if isinstance(error, OSError):
                 raise Unavailable(f"The blob folder cannot store the document: {error.strerror}.") from error
             raise
@@ -178,13 +178,22 @@ class _Taken(Exception):
     """There is a blob of that key."""
 
 
-def _move_to_new(temporary: str, path: Path) -> None:
+def _created(path: Path) -> IO[bytes]:
+    """A new file, for this user alone, and its folder if need be."""
+    opener = partial(os.open, mode=0o600)
+    with suppress(FileNotFoundError):
+        return open(path, "xb", opener=opener)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open(path, "xb", opener=opener)
+
+
+def _move_to_new(unfinished: Path, path: Path) -> None:
     """Give the file its name, unless it is taken. In one step, as `replace` is."""
     try:
-        os.link(temporary, path)
+        os.link(unfinished, path)
     except FileExistsError as error:
         raise _Taken from error
-    os.unlink(temporary)
+    os.unlink(unfinished)
 
 
 class MemoryStore:
