@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl, quote, unquote, urlparse
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 if TYPE_CHECKING:
@@ -72,13 +74,15 @@ class SentinelUrl:
     def server_options(self) -> dict[str, Any]:
         return {"db": self.db, "username": self.username, "password": self.password}
 
-    @property
-    def sentinel_options(self) -> dict[str, Any]:
+    def sentinel_options(self, retry: Any) -> dict[str, Any]:
+        """Of the client of each Sentinel. `retry` is no retry, of that client's kind: by default one that is away is
+        asked again for seconds before the next one is."""
         return {
             "username": self.sentinel_username,
             "password": self.sentinel_password,
             "socket_timeout": SENTINEL_TIMEOUT_S,
             "socket_connect_timeout": SENTINEL_TIMEOUT_S,
+            "retry": retry,
         }
 
     @property
@@ -118,7 +122,7 @@ def open_client(url: str, **options: Any) -> redis.Redis:
     if not names_sentinels(url):
         return redis.Redis.from_url(url, **options)
     named = SentinelUrl.parse(url)
-    options = {"sentinel_kwargs": named.sentinel_options, **named.server_options, **options}
+    options = {"sentinel_kwargs": named.sentinel_options(_no_retry()), **named.server_options, **options}
     sentinels = _Sentinels(named.sentinels, **options)  # type: ignore[no-untyped-call]
     client: redis.Redis = sentinels.master_for(named.master)  # type: ignore[no-untyped-call]
     return client
@@ -128,6 +132,7 @@ def open_client(url: str, **options: Any) -> redis.Redis:
 async def async_client(url: str, **options: Any) -> AsyncIterator[AsyncRedis]:
     """`open_client` for one task of an event loop; closed with the context."""
     from redis.asyncio import Redis
+    from redis.asyncio.retry import Retry as AsyncRetry
     from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 
     async with AsyncExitStack() as stack:
@@ -135,7 +140,8 @@ async def async_client(url: str, **options: Any) -> AsyncIterator[AsyncRedis]:
             yield await stack.enter_async_context(aclosing(Redis.from_url(url, **options)))
             return
         named = SentinelUrl.parse(url)
-        options = {"sentinel_kwargs": named.sentinel_options, **named.server_options, **options}
+        own = named.sentinel_options(AsyncRetry(NoBackoff(), 0))
+        options = {"sentinel_kwargs": own, **named.server_options, **options}
         sentinels = AsyncSentinel(named.sentinels, **options)
         for sentinel in sentinels.sentinels:
             stack.push_async_callback(sentinel.aclose)
@@ -147,4 +153,8 @@ def broker(url: str) -> tuple[str, dict[str, Any]]:
     if not names_sentinels(url):
         return url, {}
     named = SentinelUrl.parse(url)
-    return named.broker_url, {"master_name": named.master, "sentinel_kwargs": named.sentinel_options}
+    return named.broker_url, {"master_name": named.master, "sentinel_kwargs": named.sentinel_options(_no_retry())}
+
+
+def _no_retry() -> Retry:
+    return Retry(NoBackoff(), 0)

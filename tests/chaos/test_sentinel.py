@@ -77,7 +77,7 @@ def test_a_master_killed_whose_replica_lags(pool: MakePool, watched: Watched, se
             # When the master is killed
             started = time.monotonic()
             watched.kill()
-            chaos.goes_on()
+            chaos.goes_on(20)  # Whoever connects asks the Sentinel that is away first, and must not linger there.
             report.recovered(time.monotonic() - started)
         chaos.finish(60)
         # Then what is handed in again under its key is the job that is there, or one in the place of that which is gone

@@ -31,7 +31,7 @@ def test_a_worker_killed_with_the_leases_that_are_the_default(pool: MakePool, se
     chaos = pool(lease_s=15.0, lease_renew_s=5.0, sweep_interval_s=3.0, unclaimed_after_s=10.0)
     report = Report("kill -9 of a worker, default leases", seed)
     chaos.start_workers(2)
-    with chaos.load():
+    with chaos.load(pause_s=0.02):  # More than they read: both have something in hand.
         time.sleep(1)
         report.recovered(chaos.kill(chaos.worker_pids()[0]))
     chaos.finish(60)
