@@ -61,8 +61,8 @@ class Storing:
             if not isinstance(verdict, Accepted):
                 answers[one.job.id] = verdict
                 self._blobs.delete(one.job.blob)
-            elif verdict.status is not None:
-                answers[one.job.id] = verdict.status
+            else:  # There already, where an answer was lost on its way and this was asked again.
+                answers[one.job.id] = verdict.status or self._ledger.status(one.job.id)
         self._ledger.forget_blobs([job_id for job_id, one in answers.items() if not isinstance(one, JobStatus)])
         return [answers[one.job.id] if isinstance(one, Asked) else one for one in stored]
 

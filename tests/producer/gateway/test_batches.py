@@ -7,13 +7,16 @@ from typing import Any
 import httpx
 import pytest
 
+from producer.batches import Asked, Storing
 from producer.errors import InvalidRequest, OcrpoolError, QueueFull, TooLarge
 from producer.idempotency import named
-from producer.job import JobState
+from producer.job import JobState, JobStatus
 from producer.ledger import Ledger
 from producer.producer import JobHandle, Producer
+from producer.queue import Messages
 from producer.settings import Settings
 from tests.producer.gateway.serving import PDF, PNG, Served, assert_problem, count_pages, read_pages, submit
+from tests.producer.test_ledger import make_job
 from tests.test_architecture import ROOT
 
 
@@ -118,6 +121,20 @@ def test_the_library_hands_in_many_at_once(settings: Settings, ledger: Ledger) -
         assert handles[1].status().name == pictures[0].name
         with pytest.raises(InvalidRequest, match="batch: "):
             producer.submit_all([PNG], batch="two words")
+
+
+def test_a_job_that_is_there_already_is_told_as_it_is(idle_pool: Producer, ledger: Ledger) -> None:
+    # Given a job whose acceptance was written, and whose answer was lost
+    job = make_job()
+    ledger.accept(job, document_pages=1)
+    # When it is asked for again, with another
+    storing = Storing(ledger, idle_pool.blobs, Messages(ledger.settings).of)
+    other = make_job()
+    for one in (job, other):
+        storing.add(Asked(one, PDF))
+    # Then both have been accepted
+    assert [one.id for one in storing.accept() if isinstance(one, JobStatus)] == [job.id, other.id]
+    assert stored(ledger) == 2
 
 
 def test_what_a_full_pool_refuses_leaves_nothing(settings: Settings, ledger: Ledger) -> None:
