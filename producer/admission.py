@@ -73,6 +73,11 @@ class Admission:
     #: Makes the broker's message for a unit; without it, whoever accepts publishes the units.
     message: Callable[[Unit], str] | None = None
 
+    @property
+    def at_once(self) -> bool:
+        """Whether the units are published with the job: what has to be on the disk first is not to be read before."""
+        return self.message is not None and not self.settings.durable
+
     @cached_property
     def spans(self) -> list[Span] | None:
         """Raises `InvalidRequest` when the document has none of the pages that were asked for."""
@@ -117,9 +122,13 @@ class Admission:
             request |= {"batch": job.batch, "batch_most": BATCH_JOBS}
         if job.retry_of:
             request["retry_of"] = job.retry_of
-        if self.message is not None:
-            request["messages"] = [self.message(unit) for unit in self.units]
+        if self.at_once:
+            request["messages"] = self.messages()
         return json.dumps(request)
+
+    def messages(self) -> list[str]:
+        """The broker's, if this admission makes them. Raises as `spans` does."""
+        return [self.message(unit) for unit in self.units] if self.message else []
 
     @staticmethod
     def recorded(verdict: Any) -> bool:
@@ -155,7 +164,7 @@ class Admission:
             case [b"final" | b"follows", flat]:
                 return Accepted(status_of(job.id, fields_of(flat)), [])
             case [b"accepted", flat]:
-                return Accepted(status_of(job.id, fields_of(flat)), [] if self.message else self.units)
+                return Accepted(status_of(job.id, fields_of(flat)), [] if self.at_once else self.units)
             case [b"batch full"]:
                 raise InvalidRequest(f"batch: {job.batch} has {BATCH_JOBS} documents, the most of one batch.")
             case [b"gone"]:

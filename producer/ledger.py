@@ -293,7 +293,12 @@ class Ledger:
                 self._end(admission.job.id, JobState.CANCELLED, _CANCELLED)
                 self._forget(admission.key)
             raise Unavailable(lost)
-        return admission.outcome(verdict)
+        accepted = admission.outcome(verdict)
+        messages = admission.messages() if accepted.units else []
+        if messages:
+            with suppress(redis.exceptions.RedisError):  # The job stands: the sweeper publishes what nobody claims.
+                self.redis.lpush(f"{self.namespace}.{admission.job.options.lane}", *messages)
+        return accepted
 
     def _forget(self, key: IdempotencyKey | None) -> None:
         if key:

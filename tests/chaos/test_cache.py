@@ -30,7 +30,7 @@ def test_who_follows_a_document_whose_worker_dies_gets_its_pages(pool: MakePool,
 def test_duplicates_under_kills_and_cancellations(pool: MakePool, seed: int, full: bool) -> None:
     chaos, report = pool(cache_ttl_s=1.0), Report("kill -9, duplicates, cancelled leaders", seed)
     chaos.start_workers(2)
-    with chaos.load(pause_s=0.05):  # A dozen documents, over and over
+    with chaos.load(pause_s=0.05 if full else 0.02):  # A dozen documents, over and over
         for _ in range(20 if full else 3):
             end = time.monotonic() + chaos.random.uniform(0.5, 1.5)
             while time.monotonic() < end:

@@ -30,6 +30,7 @@ def test_every_job_that_was_accepted_survives_the_server(server: Server, durable
     with Producer(durable) as producer:
         jobs = [producer.submit(png(f"page {number}")) for number in range(3)]
         waits = server.client.info("commandstats")["cmdstat_waitaof"]["calls"]
+        assert producer.ledger.backlog()["queue_interactive"] == len(jobs)
         server.kill()
         server.start()
         assert waits == len(jobs)

@@ -61,7 +61,7 @@ def admission(**changed: object) -> str:
     form |= {"lane": "interactive", "pages_total": 1, "key": "", "fingerprint": "", "webhook": "", "units": ["1+1"]}
     form |= {"document": "d", "source": "", "follows": True, "known_s": 9, "known_bytes": 9, "result_ttl_s": 9}
     form |= {"tenant": "", "size_bytes": 9, "limits": {name: 0 for name in COUNTED}}
-    form |= {"batch": "", "batch_most": 9, "retry_of": ""}
+    form |= {"batch": "", "batch_most": 9, "retry_of": "", "messages": ["m"]}
     return json.dumps(form | changed)
 
 
@@ -100,6 +100,8 @@ def test_no_admission_breaks_the_ledger(fuzzed: Ledger) -> None:
     ("script", "arguments"),
     [
         ("accept", [admission(ttl_s="a day")]),
+        ("accept", [admission(messages="m")]),
+        ("accept", [admission(messages=[7])]),
         ("accept", [admission(id="two words")]),
         ("accept", [admission(lane="express")]),
         ("accept", [admission(units=[])]),
