@@ -39,10 +39,7 @@ local function claim(id, unit)
   local held = redis.call('ZSCORE', LEASES, member)
   if held and redis.call('HGET', spans_key(id), unit .. ':token') ~= token then return { 'held' } end
   if lane == 'quarantine' and (redis.call('GET', QUARANTINED) or member) ~= member then return { 'held' } end
-  local todo, first, count = {}, pages_of(unit)
-  for page = first or 1, first and first + count - 1 or 0 do
-    if redis.call('HEXISTS', pages_key(id), page) == 0 then todo[#todo + 1] = page end
-  end
+  local todo = pages_left(id, unit)
   -- The answer to this very claim was lost on its way.
   if held then
     redis.call('ZADD', LEASES, now + lease, member)

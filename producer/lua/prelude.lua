@@ -73,6 +73,15 @@ local function check_url(url)
   if not string.match(url, '^https?://[^/?#]+') then error('a webhook goes to a URL') end
 end
 
+-- The unit's pages without an outcome; none of "prepare".
+local function pages_left(id, unit)
+  local left, first, count = {}, pages_of(unit)
+  for page = first or 1, first and first + count - 1 or 0 do
+    if redis.call('HEXISTS', pages_key(id), page) == 0 then left[#left + 1] = page end
+  end
+  return left
+end
+
 -- Whether the fence is that of the unit's holder. 0 is the fence of a unit that nobody has held.
 local function holds(id, unit, fence)
   return fence ~= '0' and redis.call('HGET', spans_key(id), unit .. ':fence') == fence

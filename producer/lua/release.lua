@@ -4,13 +4,7 @@
 local id, unit, now = ARGV[1], ARGV[2], now_ms()
 if not holds(id, unit, ARGV[3]) then return next_quarantined(now) end
 -- A server that came back, or took over, may have lost outcomes whose writes were answered.
-local first, count = pages_of(unit)
-local again = ARGV[4] == '1'
-if first then
-  for page = tonumber(first), first + count - 1 do
-    again = again or redis.call('HEXISTS', pages_key(id), page) == 0
-  end
-end
+local again = ARGV[4] == '1' or #pages_left(id, unit) > 0
 forget(id, unit)
 note(id, { what = again and 'given_back' or 'done', unit = unit }, now)
 -- A renewal that comes after this must not bring the lease back.

@@ -43,10 +43,8 @@ local function after_death(id, unit, lane, deaths)
     local outcome = cjson.encode({ kind = 'failure', page = tonumber(first), error = poison })
     return record_page(id, unit, tonumber(first), outcome, ARGV[5], nil, ttl, now)
   end
-  for page = tonumber(first), first + count - 1 do
-    if redis.call('HEXISTS', pages_key(id), page) == 0 then
-      add_unit(id, string.format('%d+1', page), 'quarantine', deaths, now)
-    end
+  for _, page in ipairs(pages_left(id, unit)) do
+    add_unit(id, string.format('%d+1', page), 'quarantine', deaths, now)
   end
   -- Without its only unit the key was gone, and its TTL with it.
   redis.call('EXPIRE', spans_key(id), math.max(1, redis.call('TTL', job_key(id))))
