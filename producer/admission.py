@@ -52,7 +52,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Accepted:
-    """What came of an admission: where the job stood then, and what is to be published of it."""
+    """What came of an admission: where the job stood then, and what is yet to be published of it."""
 
     #: None for a job that was there already.
     status: JobStatus | None
@@ -70,13 +70,8 @@ class Admission:
     key: IdempotencyKey | None = None
     document: str = ""
     known: Known | None = None
-    #: Makes the broker's message for a unit; without it, whoever accepts publishes the units.
+    #: Makes the broker's message for a unit, which is published with the job; without it, whoever asked publishes.
     message: Callable[[Unit], str] | None = None
-
-    @property
-    def at_once(self) -> bool:
-        """Whether the units are published with the job: what has to be on the disk first is not to be read before."""
-        return self.message is not None and not self.settings.durable
 
     @cached_property
     def spans(self) -> list[Span] | None:
@@ -122,13 +117,9 @@ class Admission:
             request |= {"batch": job.batch, "batch_most": BATCH_JOBS}
         if job.retry_of:
             request["retry_of"] = job.retry_of
-        if self.at_once:
-            request["messages"] = self.messages()
+        if self.message is not None:
+            request["messages"] = [self.message(unit) for unit in self.units]
         return json.dumps(request)
-
-    def messages(self) -> list[str]:
-        """The broker's, if this admission makes them. Raises as `spans` does."""
-        return [self.message(unit) for unit in self.units] if self.message else []
 
     @staticmethod
     def recorded(verdict: Any) -> bool:
@@ -164,7 +155,7 @@ class Admission:
             case [b"final" | b"follows", flat]:
                 return Accepted(status_of(job.id, fields_of(flat)), [])
             case [b"accepted", flat]:
-                return Accepted(status_of(job.id, fields_of(flat)), [] if self.at_once else self.units)
+                return Accepted(status_of(job.id, fields_of(flat)), [] if self.message else self.units)
             case [b"batch full"]:
                 raise InvalidRequest(f"batch: {job.batch} has {BATCH_JOBS} documents, the most of one batch.")
             case [b"gone"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, cast
 
@@ -10,8 +9,9 @@ from producer.admission import Accepted, AcceptedBefore, Admission
 from producer.blobs import BlobStore
 from producer.errors import NotFound, OcrpoolError
 from producer.idempotency import IdempotencyKey
-from producer.job import Job, JobStatus, Tenant, Unit
+from producer.job import Job, JobStatus, Tenant
 from producer.ledger import Ledger
+from producer.queue import Publisher
 from producer.scripts import reachable
 
 #: Documents that are stored and accepted together: until they all are, none is read.
@@ -30,10 +30,10 @@ class Asked:
 class Storing:
     """Documents on their way in. What is refused has no job, and keeps no other from being accepted."""
 
-    def __init__(self, ledger: Ledger, blobs: BlobStore, message: Callable[[Unit], str]) -> None:
+    def __init__(self, ledger: Ledger, blobs: BlobStore, publisher: Publisher) -> None:
         self._ledger = ledger
         self._blobs = blobs
-        self._message = message
+        self._publisher = publisher
         self._asked: list[Asked | OcrpoolError] = []
 
     def add(self, document: Asked) -> None:
@@ -56,6 +56,9 @@ class Storing:
         stored = [self._stored(one) for one in self._asked]
         asked = [one for one in stored if isinstance(one, Asked)]
         verdicts = self._ledger.accept_all([self._admission(one) for one in asked])
+        self._publisher.publish(
+            [unit for verdict in verdicts if isinstance(verdict, Accepted) for unit in verdict.units]
+        )
         answers: dict[str, JobStatus | AcceptedBefore | OcrpoolError] = {}
         for one, verdict in zip(asked, verdicts, strict=True):
             if not isinstance(verdict, Accepted):
@@ -67,8 +70,8 @@ class Storing:
         return [answers[one.job.id] if isinstance(one, Asked) else one for one in stored]
 
     def _admission(self, one: Asked) -> Admission:
-        pages = 1 if one.job.media_type.single_page else None
-        return Admission(one.job, pages, self._ledger.settings, one.key, message=self._message)
+        pages, message = one.job.media_type.pages, self._publisher.message
+        return Admission(one.job, pages, self._ledger.settings, one.key, message=message)
 
     def _stored(self, one: Asked | OcrpoolError) -> Asked | OcrpoolError:
         if isinstance(one, OcrpoolError):

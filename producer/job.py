@@ -85,6 +85,11 @@ class MediaType(StrEnum):
     def single_page(self) -> bool:
         return self not in (MediaType.PDF, MediaType.TIFF)
 
+    @property
+    def pages(self) -> int | None:
+        """How many a document of the type has; None where they have to be counted."""
+        return 1 if self.single_page else None
+
 
 class ReadOptions(Contract):
     """What a producer may choose for one job."""

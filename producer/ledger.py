@@ -293,12 +293,7 @@ class Ledger:
                 self._end(admission.job.id, JobState.CANCELLED, _CANCELLED)
                 self._forget(admission.key)
             raise Unavailable(lost)
-        accepted = admission.outcome(verdict)
-        messages = admission.messages() if accepted.units else []
-        if messages:
-            with suppress(redis.exceptions.RedisError):  # The job stands: the sweeper publishes what nobody claims.
-                self.redis.lpush(f"{self.namespace}.{admission.job.options.lane}", *messages)
-        return accepted
+        return admission.outcome(verdict)
 
     def _forget(self, key: IdempotencyKey | None) -> None:
         if key:

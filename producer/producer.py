@@ -38,7 +38,7 @@ from producer.ledger import Ledger
 from producer.listing import MOST_JOBS, list_jobs
 from producer.media import sniff
 from producer.pages import MOST_PAGES, read_pages
-from producer.queue import Messages
+from producer.queue import Publisher
 from producer.results import Results, Saves
 from producer.retries import again
 from producer.settings import Settings
@@ -73,7 +73,7 @@ class Producer:
         self.ledger = ledger or Ledger(self.settings, blobs=self.blobs)
         self.results = Results(self.settings, self.ledger, self.blobs)
         self._sources = Sources(self.settings)
-        self._messages = Messages(self.settings)
+        self._publisher = Publisher(self.settings)
         self._views: dict[Tenant, Self] = {}
 
     def of_tenant(self, tenant: Tenant) -> Self:
@@ -180,9 +180,9 @@ class Producer:
                 return self._submit_known(job, known, document, key)
             self.ledger.expect_blob(job.blob)
         self.blobs.put(job.blob, source)
-        message, pages = self._messages.of, 1 if job.media_type.single_page else None
+        message = self._publisher.message
         try:
-            accepted = self.ledger.accept(job, pages, key, document=document, message=message)
+            accepted = self.ledger.accept(job, job.media_type.pages, key, document=document, message=message)
         except AcceptedBefore as before:
             self._drop_blob(job.blob)
             return JobHandle(self, before.job_id, replayed=True)
@@ -190,6 +190,7 @@ class Producer:
             # After any other error the job may have been accepted all the same, so its blob is left to the sweeper.
             self._drop_blob(job.blob)
             raise
+        self._publisher.publish(accepted.units)
         return JobHandle(self, job.id, accepted=accepted.status)
 
     def _new_job(self, source: bytes | IO[bytes], options: ReadOptions, name: str, batch: str | None) -> Job:
@@ -253,7 +254,7 @@ class Producer:
     ) -> list[JobHandle | OcrpoolError]:
         """Each document comes with its name and that of its key."""
         with ExitStack() as open_files:
-            stored = Storing(self.ledger, self.blobs, self._messages.of)
+            stored = Storing(self.ledger, self.blobs, self._publisher)
             for document, chosen, key in documents:
                 name = chosen
                 try:
@@ -299,9 +300,10 @@ class Producer:
         """
         job, document_pages = again(self.ledger, job_id, self.tenant)
         try:
-            accepted = self.ledger.accept(job, document_pages, message=self._messages.of)
+            accepted = self.ledger.accept(job, document_pages, message=self._publisher.message)
         except AcceptedBefore as before:
             return JobHandle(self, before.job_id, replayed=True)
+        self._publisher.publish(accepted.units)
         return JobHandle(self, job.id, accepted=accepted.status)
 
     def jobs(self, state: JobState | None = None, limit: int | None = None) -> Iterator[JobStatus]:
@@ -331,9 +333,8 @@ class Producer:
             Lapsed: the job is known no longer.
         """
         job = job.model_copy(update={"blob": known.blob})
-        pages = 1 if job.media_type.single_page else None
         try:
-            accepted = self.ledger.accept(job, pages, key, document=document, known=known)
+            accepted = self.ledger.accept(job, job.media_type.pages, key, document=document, known=known)
         except AcceptedBefore as before:
             return JobHandle(self, before.job_id, replayed=True)
         return JobHandle(self, job.id, accepted=accepted.status)
@@ -377,6 +378,7 @@ class Producer:
         return list(self.ledger.workers())
 
     def close(self) -> None:
+        self._publisher.close()
         self.ledger.close()
 
     def __enter__(self) -> Self:

@@ -63,7 +63,7 @@ def test_the_first_units_of_many_threads_are_all_published(settings: Settings, l
     code = """if True:
         import threading
         from producer.job import new_job_id
-        from producer.queue import PREPARE_TASK, READ_SPAN_TASK, Publisher, broker_settings
+        from producer.queue import Publisher
         from producer.settings import Settings
 
         publisher, together = Publisher(Settings()), threading.Barrier(16)

@@ -13,7 +13,7 @@ from producer.idempotency import named
 from producer.job import JobState, JobStatus
 from producer.ledger import Ledger
 from producer.producer import JobHandle, Producer
-from producer.queue import Messages
+from producer.queue import Publisher
 from producer.settings import Settings
 from tests.producer.gateway.serving import PDF, PNG, Served, assert_problem, count_pages, read_pages, submit
 from tests.producer.test_ledger import make_job
@@ -128,7 +128,7 @@ def test_a_job_that_is_there_already_is_told_as_it_is(idle_pool: Producer, ledge
     job = make_job()
     ledger.accept(job, document_pages=1)
     # When it is asked for again, with another
-    storing = Storing(ledger, idle_pool.blobs, Messages(ledger.settings).of)
+    storing = Storing(ledger, idle_pool.blobs, Publisher(ledger.settings))
     other = make_job()
     for one in (job, other):
         storing.add(Asked(one, PDF))
