@@ -91,7 +91,7 @@ class AsyncClient:
         self, documents: Iterable[Source], options: ReadOptions | None = None, *, names: Iterable[str] | None = None
     ) -> list[AsyncJob | OcrpoolError]:
         found = await self._run(self._calls.submit_all(documents, options, names))
-        return [one if isinstance(one, OcrpoolError) else AsyncJob(self, *one) for one in found]
+        return [one if isinstance(one, OcrpoolError) else AsyncJob(self, one) for one in found]
 
     async def batch(self, batch: str) -> list[JobStatus]:
         return await self._run(self._calls.batch(batch))

@@ -113,7 +113,7 @@ class Client:
         """`submit` for many documents, none of them an address, many in a request: the handle of each, or why it is
         refused, in their order."""
         found = self._run(self._calls.submit_all(documents, options, names))
-        return [one if isinstance(one, OcrpoolError) else ClientJob(self, *one) for one in found]
+        return [one if isinstance(one, OcrpoolError) else ClientJob(self, one) for one in found]
 
     def batch(self, batch: str) -> list[JobStatus]:
         """As `Producer.batch`; a job's status names its batch. Raises `NotFound`."""

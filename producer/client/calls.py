@@ -27,6 +27,10 @@ from producer.timeline import Timeline
 #: A document: its bytes, a file's path or an address, or a file open for reading.
 Source = bytes | Path | str | IO[bytes]
 
+#: A document that is sent, with its name; and that with the number of its bytes.
+Named = tuple[str, bytes | IO[bytes]]
+Measured = tuple[int, Named]
+
 #: Longest long-poll: shorter than what proxies cut off.
 POLL_S = 25.0
 #: A watcher looks this often.
@@ -48,9 +52,9 @@ class _BatchedDocument(BaseModel):
     problem: _Problem | None
 
     @property
-    def outcome(self) -> tuple[str, bool] | OcrpoolError:
+    def outcome(self) -> str | OcrpoolError:
         if self.job is not None:
-            return self.job.id, False
+            return self.job.id
         problem = self.problem or _Problem(code="internal", detail="The gateway told nothing of this document.")
         return from_code(problem.code, problem.detail)
 
@@ -90,33 +94,32 @@ class Calls:
 
     def submit_all(
         self, sources: Iterable[Source], options: ReadOptions | None, names: Iterable[str] | None
-    ) -> Steps[list[tuple[str, bool] | OcrpoolError]]:
-        """For each document what `submit` returns, or why it is refused. They are handed in a request's worth at a
-        time."""
-        fields, found = as_fields(options or ReadOptions()), list[tuple[str, bool] | OcrpoolError]()
+    ) -> Steps[list[str | OcrpoolError]]:
+        """Each document's job, or why it is refused. They are handed in a request's worth at a time."""
+        fields, found = as_fields(options or ReadOptions()), list[str | OcrpoolError]()
         chosen: Iterable[str | None] = names or itertools.repeat(None)
         left = zip(sources, chosen, strict=False)
         while some := list(itertools.islice(left, AT_ONCE)):
-            refused: dict[int, OcrpoolError] = {}
+            refusals: list[OcrpoolError | None] = []
+            files: list[Measured] = []
+            answers: list[str | OcrpoolError] = []
             with ExitStack() as held:
-                files = []
-                for number, (source, name) in enumerate(some):
+                for source, name in some:
                     try:
                         file, shown = held.enter_context(opened(source, name))
+                        _, size_bytes = documents.look(file)
                     except OcrpoolError as refusal:
-                        refused[number] = refusal
+                        refusals.append(refusal)
                     else:
-                        files.append((shown or "/", file))
-                accepted = list[tuple[str, bool] | OcrpoolError]()
+                        refusals.append(None)
+                        files.append((size_bytes, (shown or "/", file)))
                 for together in by_size(files):
-                    accepted += yield from self._batch(together, fields)
-            answers = iter(accepted)
-            found += [refused[number] if number in refused else next(answers) for number in range(len(some))]
+                    answers += yield from self._batch(together, fields)
+            accepted = iter(answers)
+            found += [refusal or next(accepted) for refusal in refusals]
         return found
 
-    def _batch(
-        self, files: Sequence[tuple[str, bytes | IO[bytes]]], fields: Mapping[str, str]
-    ) -> Steps[list[tuple[str, bool] | OcrpoolError]]:
+    def _batch(self, files: Sequence[Named], fields: Mapping[str, str]) -> Steps[list[str | OcrpoolError]]:
         headers = {"Idempotency-Key": secrets.token_hex(16)}
         request = Send("POST", "/v1/batches", headers=headers, form=fields, files=files)
         answer = yield from self._patience.answer(request)
@@ -207,12 +210,11 @@ class Calls:
         return result
 
 
-def by_size(files: Iterable[tuple[str, bytes | IO[bytes]]]) -> Iterator[list[tuple[str, bytes | IO[bytes]]]]:
+def by_size(files: Iterable[Measured]) -> Iterator[list[Named]]:
     """The files, as many together as one request carries."""
-    together: list[tuple[str, bytes | IO[bytes]]] = []
+    together: list[Named] = []
     size_bytes = 0
-    for file in files:
-        _, more = documents.look(file[1])
+    for more, file in files:
         if together and size_bytes + more > AT_ONCE_BYTES:
             yield together
             together, size_bytes = [], 0

@@ -98,11 +98,11 @@ def all_results(pool: Pool) -> tuple[dict[str, JobResult], set[str]]:
     while some := list(islice(ids, 1000)):
         for status in pool.ledger.statuses(some):
             with suppress(NotFound, NotFinished):
-                results[status.id] = result(pool, status)
+                results[status.id] = result_of(pool, status)
     return results, (found | set(pool.submitted)) - set(results)
 
 
-def result(pool: Pool, status: JobStatus) -> JobResult:
+def result_of(pool: Pool, status: JobStatus) -> JobResult:
     """The job's result. Of jobs without an outcome there may be a hundred thousand."""
     if status.pages_done + status.pages_failed or not status.final:
         return pool.ledger.result(status.id)

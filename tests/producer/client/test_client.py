@@ -122,6 +122,14 @@ def test_a_key_opens_its_tenants_jobs_alone(settings: Settings, ledger: Ledger) 
             client.status(job.id)
 
 
+def test_one_that_cannot_be_read_keeps_no_other_out(settings: Settings) -> None:
+    reading, writing = os.pipe()
+    os.close(writing)
+    with Served(settings) as served, Client(served.url) as client, os.fdopen(reading, "rb") as pipe:
+        found = client.submit_all([PNG, pipe, PNG])
+    assert [type(one) for one in found] == [ClientJob, InvalidRequest, ClientJob]
+
+
 def test_many_documents_are_handed_in_and_followed_together(settings: Settings, ledger: Ledger) -> None:
     with Served(settings) as served, Client(served.url) as client:
         found = client.submit_all([PNG] * 150 + ["/no/such/file", b"no such type", PNG], ReadOptions(lane=Lane.BULK))
