@@ -106,13 +106,15 @@ class Workers:
             if seat.process is None:
                 if seat.backoff.is_due:
                     self._start_again(seat)
-            elif seat.process.popen.poll() is not None:
-                self._note_end(seat, seat.process)
-            elif not seat.backoff.is_ready:
+                continue
+            has_ended = seat.process.popen.poll() is not None
+            if not seat.backoff.is_ready:  # One that has ended may have been, since the last look.
                 with suppress(Unavailable):  # Redis is away; the worker waits for it as well.
                     if self._ledger.is_ready(seat.node):
                         self._note_ready(seat)
                         log.info("worker.started", name=seat.plan.name, node=seat.node)
+            if has_ended:
+                self._note_end(seat, seat.process)
         if not self._any_was_ready and len(self._ended) == len(self._seats):
             raise Unavailable("No worker could start: their last lines say why.")
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from producer import workers
+from producer.errors import Unavailable
+from producer.ledger import Ledger
 from producer.plan import WorkerPlan
 from producer.settings import Settings
 from producer.workers import Workers
@@ -63,3 +65,27 @@ def test_a_worker_that_cannot_be_started_again_is_tried_later_and_costs_no_other
     now += 60
     pool.tend()
     assert len(pool.processes) == 2
+
+
+def test_the_only_worker_is_started_again_though_it_was_ready_and_ended_between_two_looks(
+    settings: Settings, machine: Machine, ledger: Ledger
+) -> None:
+    now = 0.0
+    plan = WorkerPlan(1, cpus=frozenset(), threads=1, decoders=1, metrics_port=0)
+    pool = Workers(settings, [plan], clock=lambda: now, chance=lambda: 0.0)
+    pool.start()
+    ledger.announce(pool._seats[0].node, {})
+    machine.started[0].popen.returncode = 1
+    pool.tend()
+    now += 60
+    pool.tend()
+    assert len(pool.processes) == 1
+
+
+def test_workers_of_which_none_was_ever_ready_are_given_up(settings: Settings, machine: Machine) -> None:
+    plan = WorkerPlan(1, cpus=frozenset(), threads=1, decoders=1, metrics_port=0)
+    pool = Workers(settings, [plan])
+    pool.start()
+    machine.started[0].popen.returncode = 1
+    with pytest.raises(Unavailable, match="No worker could start"):
+        pool.tend()
