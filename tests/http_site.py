@@ -35,9 +35,11 @@ def reply(status: int = 200, body: bytes = b"", *lines: str) -> Reply:
 
 
 class Site:
-    """Listens on 127.0.0.1 as a context; with `tls`, by TLS alone. `answer` may be exchanged at any time."""
+    """Listens as a context; with `tls`, by TLS alone. `answer` may be exchanged at any time. Port 0 is a free one."""
 
-    def __init__(self, answer: Reply, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, answer: Reply, tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self.answer = answer
         self.asked: list[Asked] = []
         #: Each request as it comes, for who waits for it.
@@ -58,7 +60,7 @@ class Site:
             daemon_threads = True
             request_queue_size = 64
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server((host, port), Handler)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="site")
 
