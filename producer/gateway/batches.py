@@ -37,9 +37,7 @@ AT_A_TIME = 4
 _PROBLEM_EXAMPLE = problem_of(TooLarge()).model_dump(exclude_none=True)
 
 
-async def _known_form(
-    batch_id: Annotated[str, Path(description="The batch's id.", examples=["batch_17"])], caller: TheGateway
-) -> str:
+async def _known_form(batch_id: Annotated[str, Path(description="The batch's id.", examples=["batch_17"])]) -> str:
     """As a job's id in a path."""
     if not BATCH_NAME.fullmatch(batch_id):
         raise NotFound("There is no such batch.")
@@ -175,7 +173,7 @@ def _accepted(batch: str, names: list[str], found: list[JobStatus | OcrpoolError
         **responses(NotFound, Unavailable),
     },
 )
-async def status(batch_id: BatchIdInPath, gateway: TheGateway) -> Response:
+async def status(gateway: TheGateway, batch_id: BatchIdInPath) -> Response:
     """Tells how far each document of a batch is."""
     body, final = await gateway.producer.call(partial(_status, gateway, batch_id))
     headers = {"Cache-Control": "no-store", **({} if final else {"Retry-After": str(POLL_AFTER_S)})}

@@ -72,8 +72,8 @@ data: {"id": "job_...", "state": "succeeded", ...}
     },
 )
 async def events(
-    job_id: JobIdInPath,
     gateway: TheGateway,
+    job_id: JobIdInPath,
     last_event_id: Annotated[str | None, Header(description="Goes on behind this event.", examples=["7"])] = None,
 ) -> Response:
     """`status` whenever it has changed, `page` for each outcome (`kind` is `page` or `failure`; its content is at

@@ -40,14 +40,15 @@ _JOB_ID = re.compile(r"job_[0-9a-f]{32}")
 
 
 async def _known_form(
-    job_id: Annotated[str, Path(description="The job's id.", examples=["job_" + "0" * 32])], caller: TheGateway
+    job_id: Annotated[str, Path(description="The job's id.", examples=["job_" + "0" * 32])],
 ) -> str:
-    """A job's id; what has not the form of one names no job, and never reaches Redis. Strangers are not told."""
+    """A job's id; what has not the form of one names no job, and never reaches Redis."""
     if not _JOB_ID.fullmatch(job_id):
         raise NotFound("There is no such job.")
     return job_id
 
 
+#: Behind `TheGateway` among a route's parameters, which are looked at in turn: strangers are told nothing.
 JobIdInPath = Annotated[str, Depends(_known_form)]
 
 IdempotencyHeader = Annotated[
@@ -146,7 +147,7 @@ async def submit(
         job, status = await gateway.producer.submit(upload, idempotency_key)
     headers = _where_it_is(job)
     if wait_s := preferred_wait_s(prefer, gateway.settings):
-        status = await gateway.wait(status.id, wait_s)
+        status = await gateway.wait(status.id, wait_s, status)
         headers |= applied(wait_s)
     return _answer(status, code=200 if wait_s and status.final else 202, headers=headers)
 
@@ -164,8 +165,8 @@ async def submit(
     },
 )
 async def status(
-    job_id: JobIdInPath,
     gateway: TheGateway,
+    job_id: JobIdInPath,
     wait: Annotated[
         float,
         Query(
@@ -208,8 +209,8 @@ async def status(
 )
 async def result(
     request: Request,
-    job_id: JobIdInPath,
     gateway: TheGateway,
+    job_id: JobIdInPath,
     format: Annotated[AskedFormat | None, Query(description="Without it, `Accept` names one by its type.")] = None,
 ) -> Response:
     """Every page with its lines, in page order, once the job has ended; `paddlex` has PaddleX's field names.
@@ -233,7 +234,7 @@ async def result(
         **responses(NotFound, Unavailable),
     },
 )
-async def cancel(job_id: JobIdInPath, gateway: TheGateway) -> Response:
+async def cancel(gateway: TheGateway, job_id: JobIdInPath) -> Response:
     """Stops the job's work. A job that has ended stays as it is."""
     return _answer(await gateway.producer.cancel(job_id))
 
@@ -251,7 +252,7 @@ async def cancel(job_id: JobIdInPath, gateway: TheGateway) -> Response:
         **responses(InvalidRequest, NotFound, NotFinished, QueueFull, Unavailable),
     },
 )
-async def retry(job_id: JobIdInPath, gateway: TheGateway) -> Response:
+async def retry(gateway: TheGateway, job_id: JobIdInPath) -> Response:
     """Reads the pages of a job that has ended which failed, or which it did not come to because it was cancelled or
     expired, in a new job: the old one stays as it is. Asked again, it is the same new job.
     """

@@ -96,18 +96,16 @@ async def read(request: Request, gateway: TheGateway) -> Response:
     come as `errorCode` and `errorMsg`.
     """
     if sends_json(request.scope):
-        final = False
-        job_id, asked = await paddlex.submit(request, gateway)
-        answer = partial(paddlex.answer, gateway, job_id, asked)
+        status, asked = await paddlex.submit(request, gateway)
+        answer = partial(paddlex.answer, gateway, status.id, asked)
     else:
         async with received(request, gateway.settings) as upload:
             _, status = await gateway.producer.submit(upload)
-        job_id, final = status.id, status.final  # at once, if the cache has it
-        answer = partial(gateway.producer.call, partial(_answer, gateway, job_id))
-    location = job_path(job_id)
+        answer = partial(gateway.producer.call, partial(_answer, gateway, status.id))
+    location = job_path(status.id)
     limit_s = gateway.settings.max_wait_s
     try:
-        if final or (await gateway.wait(job_id, limit_s)).final:
+        if (await gateway.wait(status.id, limit_s, status)).final:
             return await answer()
     except OcrpoolError as error:
         raise JobProblem(error, location) from error

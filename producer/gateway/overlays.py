@@ -28,8 +28,8 @@ router = APIRouter(tags=["jobs"])
     },
 )
 async def overlay(
-    job_id: JobIdInPath,
     gateway: TheGateway,
+    job_id: JobIdInPath,
     page: Annotated[int, Path(ge=1, le=10_000_000, description="The page's number, from 1 on.")],
 ) -> Response:
     """Draws the page in the size that it was read in. A page that failed answers its error."""

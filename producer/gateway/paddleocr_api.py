@@ -157,7 +157,7 @@ async def submit(request: Request, gateway: TheGateway) -> Response:
 
 
 @router.get("/jobs/{job_id}", summary="Follow a job", response_model=Answer)
-async def status(request: Request, job_id: JobIdInPath, gateway: TheGateway) -> Response:
+async def status(request: Request, gateway: TheGateway, job_id: JobIdInPath) -> Response:
     """Where the job stands; once it is done, with the address of its pages."""
 
     def told() -> dict[str, Any]:

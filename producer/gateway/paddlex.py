@@ -17,7 +17,7 @@ from producer.gateway.documents import Document, decoded, received
 from producer.gateway.paddle_options import WEB_ADDRESS, OcrOptions, refused
 from producer.gateway.pictures import picture
 from producer.gateway.state import Gateway
-from producer.job import MediaType, PageResult
+from producer.job import JobStatus, MediaType, PageResult
 from producer.media import SNIFF_BYTES, sniff
 
 #: Pages whose pictures one answer carries: each is drawn by a process of its own, and held in memory.
@@ -72,12 +72,12 @@ def _kind(is_pdf: bool) -> str:
     return "a PDF (0)" if is_pdf else "an image (1)"
 
 
-async def submit(request: Request, gateway: Gateway) -> tuple[str, InferRequest]:
-    """Accept the document in a JSON body. Returns its job's id, and what was asked."""
+async def submit(request: Request, gateway: Gateway) -> tuple[JobStatus, InferRequest]:
+    """Accept the document in a JSON body. Returns where its job stands, and what was asked."""
     async with received(request, gateway.settings, body=_Body) as upload:
         assert isinstance(upload, _Body)
         _, status = await gateway.producer.submit(upload)
-        return status.id, await gateway.producer.call(upload.asked)
+        return status, await gateway.producer.call(upload.asked)
 
 
 async def answer(gateway: Gateway, job_id: str, asked: InferRequest) -> Response:

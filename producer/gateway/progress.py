@@ -32,8 +32,8 @@ router = APIRouter(tags=["jobs"])
     },
 )
 async def pages(
-    job_id: JobIdInPath,
     gateway: TheGateway,
+    job_id: JobIdInPath,
     after: Annotated[int, Query(ge=0, le=10**9, description="Outcomes to pass over: `next` of the answer before.")] = 0,
     limit: Annotated[int, Query(ge=1, le=MOST_PAGES, description="Most pages of one answer.")] = MOST_PAGES,
 ) -> Response:
@@ -64,7 +64,7 @@ def _pages(gateway: Gateway, job_id: str, after: int, limit: int) -> tuple[str, 
         **responses(NotFound, Unavailable),
     },
 )
-async def timeline(job_id: JobIdInPath, gateway: TheGateway) -> Response:
+async def timeline(gateway: TheGateway, job_id: JobIdInPath) -> Response:
     """Each time that a worker took a span of pages, with its card and how that ended; and each page's batches: how long
     it waited for them, how full they were, and how long they took.
     """

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated, cast
 
 from fastapi import Depends, Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
+from fastapi.security.base import SecurityBase
 
 from producer.blobs import Probe
 from producer.gateway.async_producer import AsyncProducer
@@ -36,35 +37,44 @@ class Gateway:
         """The gateway whose producer knows this tenant's jobs alone, with the settings that hold for it."""
         return replace(self, settings=caller.settings, producer=self.producer.of_tenant(caller.tenant))
 
-    async def wait(self, job_id: str, timeout_s: float) -> JobStatus:
-        """The job's status once it is final, at most `timeout_s` or the longest wait of the settings later."""
+    async def wait(self, job_id: str, timeout_s: float, known: JobStatus | None = None) -> JobStatus:
+        """The job's status once it is final, at most `timeout_s` or the longest wait of the settings later; `known` is
+        that of a moment ago."""
         timeout_s = min(timeout_s, self.settings.max_wait_s)
         with self.metrics.long_polls.track_inprogress():
-            return await self.watcher.wait(job_id, lambda: self.producer.status(job_id), timeout_s)
+            return await self.watcher.wait(job_id, lambda: self.producer.status(job_id), timeout_s, known)
 
 
-_bearer = HTTPBearer(
-    auto_error=False,
-    scheme_name="ApiKey",
-    description="A key of `ocrpool keys create`, where the gateway asks for one.",
-)
-
-
-# Coroutines, as every dependency here: FastAPI would run a plain function in a thread of its own pool.
-async def _gateway(request: Request) -> Gateway:
+def _gateway_of(request: Request) -> Gateway:
     return cast(Gateway, request.app.state.gateway)
 
 
+# A coroutine, as every dependency here: FastAPI would run a plain function in a thread of its own pool.
+async def _open_gateway(request: Request) -> Gateway:
+    return _gateway_of(request)
+
+
+class _CallersGateway(SecurityBase):
+    """The gateway as the tenant may see it whose API key came with the request, where keys are asked for.
+
+    A dependency without any of its own: FastAPI would solve them again for each route and parameter.
+    """
+
+    def __init__(self) -> None:
+        self._bearer = HTTPBearer(
+            auto_error=False,
+            scheme_name="ApiKey",
+            description="A key of `ocrpool keys create`, where the gateway asks for one.",
+        )
+        self.model, self.scheme_name = self._bearer.model, self._bearer.scheme_name
+
+    async def __call__(self, request: Request) -> Gateway:
+        gateway, bearer = _gateway_of(request), await self._bearer(request)
+        address = request.client.host if request.client else ""
+        return gateway.seen_by(await gateway.callers.identify(bearer.credentials if bearer else None, address))
+
+
 #: A route's parameter, where nobody has to say who they are.
-OpenGateway = Annotated[Gateway, Depends(_gateway)]
-
-
-async def _callers_gateway(
-    request: Request, gateway: OpenGateway, bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
-) -> Gateway:
-    address = request.client.host if request.client else ""
-    return gateway.seen_by(await gateway.callers.identify(bearer.credentials if bearer else None, address))
-
-
+OpenGateway = Annotated[Gateway, Depends(_open_gateway)]
 #: A route's parameter: asks for the caller's API key, and shows the jobs of the caller's tenant alone.
-TheGateway = Annotated[Gateway, Depends(_callers_gateway)]
+TheGateway = Annotated[Gateway, Security(_CallersGateway())]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 
@@ -25,7 +25,10 @@ SILENCE_S = 10.0
 RECONNECT_S = (0.1, 2.0)
 #: While the reader is not connected, waiters look for themselves this often.
 REREAD_S = 5.0
-
+#: Whose end is remembered, for those who come to wait for it a moment later.
+JUST_ENDED = 4096
+#: Who knows where a job stood a moment ago looks again after this, if nothing was heard of it.
+KNOWN_S = 1.0
 
 Bells = dict[str, set[asyncio.Event]]
 
@@ -39,6 +42,7 @@ class Watcher:
         self._bells: Bells = defaultdict(set)
         #: Of those who want to hear of a job's progress, too.
         self._progress_bells: Bells = defaultdict(set)
+        self._just_ended: OrderedDict[str, None] = OrderedDict()
         self._reader: asyncio.Task[None] | None = None
         self.connected = asyncio.Event()
         self.released = False
@@ -63,23 +67,37 @@ class Watcher:
         self.released = True
         self._ring_all()
 
-    async def wait(self, job_id: str, read: Callable[[], Awaitable[JobStatus]], timeout_s: float) -> JobStatus:
-        """The job's status once it is final, the time is up or the server stops. `read` gives the present status.
+    async def wait(
+        self, job_id: str, read: Callable[[], Awaitable[JobStatus]], timeout_s: float, known: JobStatus | None = None
+    ) -> JobStatus:
+        """The job's status once it is final, the time is up or the server stops. `read` gives the present status,
+        `known` is that of a moment ago.
 
         Raises:
             what `read` raises, at the start or at the end; while waiting an unreachable pool is waited out.
         """
-        with _hung(self._bells, job_id) as bell:
-            # The bell hangs before this reading: what happens after it rings.
-            status = await read()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    while not status.final and not self.released:
-                        await self._rung(bell)
-                        with suppress(Unavailable):
-                            status = await read()
-                    return status
-            return await read()
+        if known is not None and known.final:
+            return known
+        with _hung(self._bells, job_id) as bell, suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                # The bell hangs before the first reading: what happens after it rings.
+                status = known or await read()
+                if known is not None:
+                    await self._ends_soon(job_id, bell)
+                    with suppress(Unavailable):
+                        status = await read()
+                while not status.final and not self.released:
+                    await self._rung(bell)
+                    with suppress(Unavailable):
+                        status = await read()
+                return status
+        return await read()
+
+    async def _ends_soon(self, job_id: str, bell: asyncio.Event) -> None:
+        """Wait for the job's end; a moment at most, for what was told before the bell hung may have been missed."""
+        if job_id in self._just_ended or self.released:
+            bell.set()
+        await self.heard(bell, KNOWN_S)
 
     async def _rung(self, bell: asyncio.Event) -> None:
         while not bell.is_set() and not self.released:
@@ -160,6 +178,10 @@ class Watcher:
             return
         for bell in (*self._progress_bells.get(job_id, ()), *(self._bells.get(job_id, ()) if ended else ())):
             bell.set()
+        if ended:
+            self._just_ended[job_id] = None
+            if len(self._just_ended) > JUST_ENDED:
+                self._just_ended.popitem(last=False)
 
 
 @contextmanager

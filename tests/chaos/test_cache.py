@@ -21,7 +21,7 @@ def test_who_follows_a_document_whose_worker_dies_gets_its_pages(pool: MakePool,
     jobs = [chaos.submit(6, black=3) for _ in range(2)]
 
     # Then another one reads what is left of it, once, and both have all
-    chaos.finish(60)
+    report.recovered(chaos.finish(60))
     assert [chaos.ledger.status(job).cached for job in jobs] == [False, True]
     assert chaos.ledger.totals()["documents_joined"] == 1
     judge(chaos, report, ends=1)

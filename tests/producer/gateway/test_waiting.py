@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from producer.gateway import waiting
 from producer.gateway.async_producer import CALL_THREADS
 from producer.ledger import Ledger
+from producer.producer import JobHandle
 from producer.settings import Settings
 from tests.producer.gateway.serving import (
     PDF,
+    PNG,
     CountingProducer,
     Served,
     assert_problem,
@@ -60,6 +64,48 @@ def test_a_long_poll_sleeps_through_progress_and_wakes_at_the_end(
         assert answer.result().json()["state"] == "succeeded"
         assert producer.reads == before + 2
         wait_until(lambda: served.waiting == 0)
+
+
+def test_who_hands_in_and_waits_costs_redis_one_look_at_the_end(
+    settings: Settings, ledger: Ledger, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "KNOWN_S", LONG_S)
+    with CountingProducer(settings) as producer, Served(settings, producer) as served:
+        wait_until(served.gateway.watcher.connected.is_set)
+        asked: dict[str, Any] = {"files": {"file": PNG}, "headers": {"Prefer": f"wait={LONG_S}"}, "timeout": LONG_S}
+        answer = pool.submit(served.http.post, "/v1/jobs", **asked)
+        wait_until(lambda: served.waiting == 1)
+        assert producer.reads == 0
+        read_pages(ledger, served.http.get("/v1/jobs").json()["jobs"][0]["id"])
+        assert answer.result().json()["state"] == "succeeded"
+        assert producer.reads == 1
+
+
+class ReadBeforeAnyoneWaits(CountingProducer):
+    """Its jobs have ended before the gateway comes to wait for them, which has heard of it or not."""
+
+    heard: Callable[[str], bool]
+
+    def submit(self, *arguments: Any, **options: Any) -> JobHandle:
+        job = super().submit(*arguments, **options)
+        read_pages(self.ledger, job.id)
+        wait_until(lambda: self.heard(job.id))
+        return job
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_job_that_ended_before_the_wait_began_is_waited_for_no_longer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, heard: bool
+) -> None:
+    monkeypatch.setattr(waiting, "KNOWN_S", LONG_S if heard else 0.1)
+    with ReadBeforeAnyoneWaits(settings) as producer, Served(settings, producer) as served:
+        watcher = served.gateway.watcher
+        wait_until(watcher.connected.is_set)
+        producer.heard = lambda job_id: not heard or job_id in watcher._just_ended
+        if not heard:
+            monkeypatch.setattr(watcher, "_dispatch", lambda _: None)
+        assert served.http.post("/ocr", files={"file": PNG}).json()["result"]["state"] == "succeeded"
+        assert producer.reads == 1
 
 
 def test_a_job_that_has_ended_and_a_wait_that_is_over_answer_at_once(settings: Settings, ledger: Ledger) -> None:
