@@ -152,7 +152,7 @@ class Bucket:
                 for chunk in body.iter_chunks(CHUNK_BYTES):
                     sink.write(chunk)
                     digest.update(chunk)
-            if signed and answer["Metadata"].get("sha256") != digest.hexdigest():
+            if signed and _sha256_in(answer) != digest.hexdigest():
                 begin_anew()
                 raise _Damaged
 
@@ -193,6 +193,7 @@ class S3Store:
         self._write(self._key(key), source, {})
 
     def put_new(self, key: str, source: bytes | IO[bytes]) -> bool:
+        """A server that knows no `If-None-Match` lets the last of two writers win, and tells both that they did."""
         try:
             self._write(self._key(key), source, {"IfNoneMatch": "*"})
         except Exception as error:
@@ -237,7 +238,7 @@ class S3Store:
             raise
 
     def _sha256_of(self, key: str) -> str:
-        return str(self._bucket.call("head_object", Key=key)["Metadata"].get("sha256", ""))
+        return _sha256_in(self._bucket.call("head_object", Key=key))
 
     def get(self, key: str) -> bytes:
         content = io.BytesIO()
@@ -386,6 +387,12 @@ def _unless(code: str) -> Iterator[None]:
     except Exception as error:
         if code_of(error) != code:
             raise
+
+
+def _sha256_in(answer: dict[str, Any]) -> str:
+    """The digest that an object of ours carries. Servers spell the names of metadata in ways of their own: MinIO and
+    rclone give back `Sha256`."""
+    return next((str(value) for name, value in answer["Metadata"].items() if name.lower() == "sha256"), "")
 
 
 def _md5(content: bytes) -> str:

@@ -20,7 +20,7 @@ from producer.settings import Settings
 from tests.redis_server import Server
 
 if TYPE_CHECKING:
-    from tests.s3_server import S3Server
+    from tests.s3_server import AnyS3, RcloneServer, S3Server
 
 for name in [name for name in os.environ if name.startswith("OCRPOOL_")]:
     del os.environ[name]
@@ -110,11 +110,31 @@ def s3_server() -> Iterator[S3Server]:
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """The server, which boto3 finds in this process and its children."""
-    for name, value in s3_server.environment().items():
-        monkeypatch.setenv(name, value)
+    show(s3_server, monkeypatch)
     s3_server.seen.clear()
     yield s3_server
     s3_server.fault = lambda method, path: ""
+
+
+@pytest.fixture(scope="session")
+def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RcloneServer]:
+    from tests.s3_server import RcloneServer
+
+    server = RcloneServer(tmp_path_factory.mktemp("rclone"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def rclone(rclone_server: RcloneServer, monkeypatch: pytest.MonkeyPatch) -> RcloneServer:
+    """Another S3 server in its place."""
+    show(rclone_server, monkeypatch)
+    return rclone_server
+
+
+def show(server: AnyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,23 @@
-"""An S3 server of the tests' own: moto's, over HTTP, with the checks that it leaves out and faults on demand."""
+"""S3 servers of the tests' own: moto's, with the checks that it leaves out and faults on demand, and rclone's."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import io
+import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
+
+from producer.processes import Process
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -32,20 +37,12 @@ class _Quiet(WSGIRequestHandler):
         pass
 
 
-class S3Server:
-    """One bucket behind a port of loopback. `faults` are asked in turn; each may let the request pass."""
+class AnyS3:
+    """One bucket behind a port of loopback."""
 
-    def __init__(self) -> None:
-        self._moto = DomainDispatcherApplication(create_backend_app)
-        #: Moto looks and writes in two steps; S3 decides between writers.
-        self._one_at_a_time = threading.Lock()
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Quiet)
-        self.port: int = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.fault: Fault = lambda method, path: ""
-        #: Method and path of every request.
-        self.seen: list[tuple[str, str]] = []
-        threading.Thread(target=self._server.serve_forever, name="s3", daemon=True).start()
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
         self.client = boto3.client(
             "s3", endpoint_url=self.url, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="us-east-1"
         )
@@ -71,6 +68,24 @@ class S3Server:
 
     def close(self) -> None:
         self.client.close()
+
+
+class S3Server(AnyS3):
+    """Moto's. The `fault` is asked about each request, and may let it pass."""
+
+    def __init__(self) -> None:
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        #: Moto looks and writes in two steps; S3 decides between writers.
+        self._one_at_a_time = threading.Lock()
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Quiet)
+        self.fault: Fault = lambda method, path: ""
+        #: Method and path of every request.
+        self.seen: list[tuple[str, str]] = []
+        threading.Thread(target=self._server.serve_forever, name="s3", daemon=True).start()
+        super().__init__(self._server.server_port)
+
+    def close(self) -> None:
+        super().close()
         self._server.shutdown()
         self._server.server_close()
 
@@ -111,3 +126,20 @@ def _error(code: str, start_response: StartResponse) -> Iterable[bytes]:
         [("Content-Type", "application/xml"), ("Content-Length", str(len(content)))],
     )
     return [content]
+
+
+class RcloneServer(AnyS3):
+    """Rclone's, which keeps the objects in a folder and lets the last one of several writers win. As all servers in Go
+    it spells the names of metadata in its own way."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "objects").mkdir()
+        rclone = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", str(folder / "objects")]
+        options = ["--addr", "127.0.0.1:0", "--auth-key", f"{KEY},{SECRET}", "--config", os.devnull]
+        self._process = Process("rclone", rclone + options, folder / "rclone.log")
+        self._process.wait_until(lambda: "Starting s3 server" in self._process.log(), 30)
+        super().__init__(int(self._process.log().rpartition(":")[2].partition("/")[0]))
+
+    def close(self) -> None:
+        super().close()
+        self._process.kill()

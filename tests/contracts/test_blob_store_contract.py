@@ -17,9 +17,10 @@ from producer.s3 import PART_BYTES, S3Store
 
 #: Of a bucket to which boto3's variables lead: these tests run on it, too.
 S3_TEST_URL = os.environ.get("S3_TEST_URL", "")
+STORES = ("folder", "memory", "s3", "s3 of rclone", *(["s3 of S3_TEST_URL"] if S3_TEST_URL else []))
 
 
-@pytest.fixture(params=["folder", "memory", "s3", *(["s3 of S3_TEST_URL"] if S3_TEST_URL else [])])
+@pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
     match request.param:
         case "folder":
@@ -28,6 +29,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
             return MemoryStore()
         case "s3":
             request.getfixturevalue("s3")
+            return S3Store(f"s3://scans/{uuid.uuid4().hex}")
+        case "s3 of rclone":
+            request.getfixturevalue("rclone")
             return S3Store(f"s3://scans/{uuid.uuid4().hex}")
     return S3Store(f"{S3_TEST_URL}/{uuid.uuid4().hex}")
 
@@ -48,6 +52,8 @@ def test_a_second_put_replaces_the_first_whole(store: BlobStore) -> None:
     assert store.get("job_1") == b"short"
 
 
+# Rclone's server decides between no writers.
+@pytest.mark.parametrize("store", [store for store in STORES if "rclone" not in store], indirect=True)
 def test_of_two_writers_of_a_new_blob_one_wins_whole(store: BlobStore) -> None:
     contents = [bytes([writer]) * 10_000 for writer in range(1, 9)]
     with ThreadPoolExecutor(len(contents)) as threads:

@@ -17,14 +17,21 @@ from producer.embedded import Embedded
 from producer.queue import Publisher
 from producer.settings import Settings, as_environment
 from tests.documents import tiff
-from tests.s3_server import S3Server
+from tests.s3_server import AnyS3, S3Server
 from worker.sweeper import Sweeper
 
 PAGES = 20
 
 
+@pytest.fixture(params=["s3"])
+def bucket(request: pytest.FixtureRequest) -> AnyS3:
+    """That of one server or another."""
+    server: AnyS3 = request.getfixturevalue(request.param)
+    return server
+
+
 @pytest.fixture
-def settings(settings: Settings, s3: S3Server, tmp_path: Path) -> Settings:
+def settings(settings: Settings, bucket: AnyS3, tmp_path: Path) -> Settings:
     """The producer's. Every outcome is too large for Redis."""
     url = f"s3://scans/{uuid.uuid4().hex}"
     return settings.model_copy(
@@ -39,8 +46,9 @@ def elsewhere(settings: Settings, tmp_path: Path) -> Iterator[Embedded]:
         yield parts
 
 
+@pytest.mark.parametrize("bucket", ["s3", "rclone"], indirect=True)
 def test_a_producer_and_a_worker_need_redis_and_s3_alone(
-    settings: Settings, elsewhere: Embedded, s3: S3Server, tmp_path: Path
+    settings: Settings, elsewhere: Embedded, bucket: AnyS3, tmp_path: Path
 ) -> None:
     # Given a worker that has no folder in common with the producer
     elsewhere.start_workers(1)
@@ -51,18 +59,18 @@ def test_a_producer_and_a_worker_need_redis_and_s3_alone(
         # Then its pages come back, each from an object of its own, beside the document
         result = job.result()
         assert [page.page for page in result.pages] == list(range(1, PAGES + 1))
-        assert len(s3.below(settings.blob_url)) == PAGES + 1
+        assert len(bucket.below(settings.blob_url)) == PAGES + 1
         assert not (tmp_path / "producer").exists()
         assert not list((tmp_path / "worker").glob("blobs/*"))
         # And all of them go once the job's time is over
         ledger = producer.ledger
-        names = [key.rpartition("/")[2] for key in s3.below(settings.blob_url)]
+        names = [key.rpartition("/")[2] for key in bucket.below(settings.blob_url)]
         ledger.redis.zadd(f"{settings.namespace}:garbage", dict.fromkeys(names, 1), xx=True)
         sweeper = Sweeper(ledger, Publisher(settings), producer.blobs, interval_s=settings.sweep_interval_s)
         ledger.redis.delete(f"{settings.namespace}:sweeping")
         while sweeper.sweep() is None:
             ledger.redis.delete(f"{settings.namespace}:sweeping")
-        assert s3.below(settings.blob_url) == []
+        assert bucket.below(settings.blob_url) == []
 
 
 def test_a_worker_says_that_the_store_is_out_of_order_and_works_on_when_it_is_back(
