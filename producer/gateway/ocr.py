@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from producer.errors import (
     EncryptedDocument,
     ImageTooLarge,
     InvalidRequest,
+    NotFinished,
     OcrpoolError,
     PageTimeout,
     PoisonDocument,
@@ -104,9 +106,15 @@ async def read(request: Request, gateway: TheGateway) -> Response:
         answer = partial(gateway.producer.call, partial(_answer, gateway, status.id))
     location = job_path(status.id)
     limit_s = gateway.settings.max_wait_s
-    try:
-        if (await gateway.wait(status.id, limit_s, status)).final:
+
+    async def at_its_end() -> Response | None:
+        with suppress(NotFinished):
             return await answer()
+        return None
+
+    try:
+        if response := await gateway.read_at_end(status.id, at_its_end, limit_s, is_known=not status.final):
+            return response
     except OcrpoolError as error:
         raise JobProblem(error, location) from error
     if gateway.watcher.released:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, cast
 
@@ -15,7 +16,7 @@ from producer.gateway.callers import Caller, Callers
 from producer.gateway.metrics import Metrics
 from producer.gateway.paddle_options import ServedModels
 from producer.gateway.signing import SignedUrls
-from producer.gateway.waiting import Watcher
+from producer.gateway.waiting import Found, Watcher
 from producer.job import JobStatus
 from producer.settings import Settings
 
@@ -40,9 +41,25 @@ class Gateway:
     async def wait(self, job_id: str, timeout_s: float, known: JobStatus | None = None) -> JobStatus:
         """The job's status once it is final, at most `timeout_s` or the longest wait of the settings later; `known` is
         that of a moment ago."""
-        timeout_s = min(timeout_s, self.settings.max_wait_s)
+        if known is not None and known.final:
+            return known
+        last = known
+
+        async def final() -> JobStatus | None:
+            nonlocal last
+            last = await self.producer.status(job_id)
+            return last if last.final else None
+
+        await self.read_at_end(job_id, final, timeout_s, is_known=known is not None)
+        assert last is not None
+        return last
+
+    async def read_at_end(
+        self, job_id: str, read: Callable[[], Awaitable[Found | None]], timeout_s: float, *, is_known: bool
+    ) -> Found | None:
+        """See `Watcher.wait`; the wait is counted, and cut to the longest of the settings."""
         with self.metrics.long_polls.track_inprogress():
-            return await self.watcher.wait(job_id, lambda: self.producer.status(job_id), timeout_s, known)
+            return await self.watcher.wait(job_id, read, min(timeout_s, self.settings.max_wait_s), is_known=is_known)
 
 
 def _gateway_of(request: Request) -> Gateway:

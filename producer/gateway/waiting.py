@@ -7,6 +7,7 @@ import json
 from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
+from typing import TypeVar
 
 import structlog
 from redis.asyncio.retry import Retry
@@ -14,10 +15,12 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from producer.errors import Unavailable
-from producer.job import JobState, JobStatus
+from producer.job import JobState
 from producer.redis_url import async_client
 
 log = structlog.get_logger(__name__)
+
+Found = TypeVar("Found")
 
 #: The reader pings after this silence, and takes the connection for dead after another.
 SILENCE_S = 10.0
@@ -68,36 +71,29 @@ class Watcher:
         self._ring_all()
 
     async def wait(
-        self, job_id: str, read: Callable[[], Awaitable[JobStatus]], timeout_s: float, known: JobStatus | None = None
-    ) -> JobStatus:
-        """The job's status once it is final, the time is up or the server stops. `read` gives the present status,
-        `known` is that of a moment ago.
+        self, job_id: str, read: Callable[[], Awaitable[Found | None]], timeout_s: float, *, is_known: bool = False
+    ) -> Found | None:
+        """What `read` gives once the job has ended; None if that is nothing until the time is up or the server stops.
+        It is asked at once, but for a job of which it `is_known` that it had not ended a moment ago.
 
         Raises:
             what `read` raises, at the start or at the end; while waiting an unreachable pool is waited out.
         """
-        if known is not None and known.final:
-            return known
         with _hung(self._bells, job_id) as bell, suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 # The bell hangs before the first reading: what happens after it rings.
-                status = known or await read()
-                if known is not None:
-                    await self._ends_soon(job_id, bell)
-                    with suppress(Unavailable):
-                        status = await read()
-                while not status.final and not self.released:
+                found = None if is_known else await read()
+                if is_known:
+                    if job_id not in self._just_ended:
+                        await self.heard(bell, KNOWN_S)
+                    bell.set()  # What happened before it hung may have been missed.
+                while found is None and not self.released:
                     await self._rung(bell)
                     with suppress(Unavailable):
-                        status = await read()
-                return status
+                        found = await read()
+                if found is not None:
+                    return found
         return await read()
-
-    async def _ends_soon(self, job_id: str, bell: asyncio.Event) -> None:
-        """Wait for the job's end; a moment at most, for what was told before the bell hung may have been missed."""
-        if job_id in self._just_ended or self.released:
-            bell.set()
-        await self.heard(bell, KNOWN_S)
 
     async def _rung(self, bell: asyncio.Event) -> None:
         while not bell.is_set() and not self.released:

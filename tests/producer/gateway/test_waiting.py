@@ -104,6 +104,10 @@ def test_a_job_that_ended_before_the_wait_began_is_waited_for_no_longer(
         producer.heard = lambda job_id: not heard or job_id in watcher._just_ended
         if not heard:
             monkeypatch.setattr(watcher, "_dispatch", lambda _: None)
+        asked = served.http.post("/v1/jobs", files={"file": PNG}, headers={"Prefer": f"wait={LONG_S}"})
+        assert asked.json()["state"] == "succeeded"
+        assert producer.reads == 1
+        # And whoever wants the pages alone is given them without a look at the job before
         assert served.http.post("/ocr", files={"file": PNG}).json()["result"]["state"] == "succeeded"
         assert producer.reads == 1
 
