@@ -6,6 +6,7 @@ import os
 import subprocess
 import uuid
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,10 +81,16 @@ def ledger(settings: Settings) -> Iterator[Ledger]:
 
 
 def assert_every_key_is_owned(client: redis.Redis, namespace: str) -> None:
-    for key in client.scan_iter(match=f"{namespace}:*", count=1000):
-        name = key.decode().removeprefix(f"{namespace}:")
-        owned = name in OWNED or name.startswith(OWNED_BY_TENANT)
-        assert owned or client.ttl(key) != -1, f"{key.decode()} has neither a TTL nor an owner"
+    found = (key.decode() for key in client.scan_iter(match=f"{namespace}:*", count=1000))
+    named = ((key, key.removeprefix(f"{namespace}:")) for key in found)
+    others = (key for key, name in named if name not in OWNED and not name.startswith(OWNED_BY_TENANT))
+    while some := list(islice(others, 1000)):  # There may be hundreds of thousands.
+        with client.pipeline(transaction=False) as pipe:
+            for key in some:
+                pipe.ttl(key)
+            left = pipe.execute()
+        lasting = [key for key, ttl_s in zip(some, left, strict=True) if ttl_s == -1]
+        assert not lasting, f"{', '.join(lasting)}: neither a TTL nor an owner"
 
 
 @pytest.fixture
