@@ -390,8 +390,8 @@ def _unless(code: str) -> Iterator[None]:
 
 
 def _sha256_in(answer: dict[str, Any]) -> str:
-    """The digest that an object of ours carries. Servers spell the names of metadata in ways of their own: MinIO and
-    rclone give back `Sha256`."""
+    """The digest that an object of ours carries. Servers spell the names of metadata in ways of their own: rclone's
+    gives back `Sha256`."""
     return next((str(value) for name, value in answer["Metadata"].items() if name.lower() == "sha256"), "")
 
 
