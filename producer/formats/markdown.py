@@ -26,6 +26,8 @@ PARAGRAPH_GAP, SAME_HEIGHT = 0.9, 1.25
 _ANYWHERE = re.compile(r"([\\`*_\[\]<>~|&])")
 #: What would make a list, a heading, a rule, a fence or a table of a line that begins with it.
 _AT_START = re.compile(r"^(?:([#+\-=:])|(\d{1,9})([.)]))")
+#: What would close a heading, and not be shown, at its end.
+_CLOSING = re.compile(r"(?<= )#+$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -69,7 +71,8 @@ def _blocks(page: PageOutcome) -> Iterator[str]:
     for paragraph in _paragraphs(placed, common):
         level = _level(paragraph, common)
         if level:
-            yield f"{'#' * level} {' '.join(escaped(line.row.text) for line in paragraph)}"
+            text = " ".join(escaped(line.row.text) for line in paragraph)
+            yield "#" * level + " " + _CLOSING.sub(r"\\\g<0>", text)
         else:
             yield _prose(paragraph)
 

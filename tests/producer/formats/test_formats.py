@@ -208,6 +208,16 @@ def test_a_line_alone_is_shown_as_it_is(text: str) -> None:
     assert shown(markdown.escaped(text)) == squeezed(text)
 
 
+def test_a_heading_keeps_signs_that_would_close_it() -> None:
+    lines = [
+        [line("Rooms ##", box(50, 40, 300, 60))],
+        *([line(f"row {n}", box(50, 140 + 30 * n, 600, 24))] for n in range(3)),
+    ]
+    made = markdown.render(result(read(1, lines)), job(result()))
+    assert made.splitlines()[0] == r"# Rooms \##"
+    assert shown(made).startswith("Rooms##")
+
+
 def test_markdown_tells_headings_paragraphs_and_rows_that_run_on() -> None:
     found = result(
         read(
