@@ -97,7 +97,7 @@ def invalid(errors: Sequence[Any]) -> InvalidRequest:
     """The error for pydantic's list of complaints: one sentence that names the first field at fault."""
     first = errors[0]
     where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
-    what = str(first["msg"]).rstrip(".")
+    what = str(first["msg"]).removeprefix("Value error, ").rstrip(".")
     field = escaped(".".join(where))[:FIELD_CHARS]  # a stranger may have named it
     return InvalidRequest(f"{field or 'The request'}: {what[0].lower()}{what[1:]}.")
 

@@ -78,6 +78,7 @@ def test_addresses_and_parameters(http: httpx.Client, request_line: str, status:
         ({"files": FILE, "data": {"deadline_s": "nan"}}, 422, "invalid_request", "deadline_s: "),
         ({"files": FILE, "data": {"lane": "quarantine"}}, 422, "invalid_request", "lane: "),
         ({"files": FILE, "data": {"colour": "red"}}, 422, "invalid_request", "colour: "),
+        ({"files": FILE, "data": {"pages": "9-3"}}, 422, "invalid_request", "pages: pages from 1 on and ranges"),
         ({"files": FILE, "data": {"lane": ["bulk", "bulk"]}}, 422, "invalid_request", "twice"),
         ({"files": FILE, "data": {"name": "x" * 256}}, 422, "invalid_request", "name: "),
         ({"files": FILE, "data": {"name": "x" * 5000}}, 422, "invalid_request", "Part exceeded"),
