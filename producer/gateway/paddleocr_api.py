@@ -20,9 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from starlette.datastructures import FormData, UploadFile
 
-from producer.errors import InvalidRequest, NotFound, TooLarge
+from producer.errors import InvalidRequest, TooLarge
 from producer.escaping import NAME_CHARS, shown_name
 from producer.formats import paddlex
+from producer.gateway.batches import BatchIdInPath
 from producer.gateway.documents import Document, received
 from producer.gateway.envelopes import JOB_REFUSAL, PADDLEOCR, documented, log_id
 from producer.gateway.jobs import JobIdInPath
@@ -167,10 +168,8 @@ async def status(request: Request, gateway: TheGateway, job_id: JobIdInPath) -> 
 
 
 @router.get("/jobs/batch/{batch_id}", summary="Follow the jobs of a batch", response_model=Answer)
-async def batch(request: Request, batch_id: str, gateway: TheGateway) -> Response:
+async def batch(request: Request, gateway: TheGateway, batch_id: BatchIdInPath) -> Response:
     """Where the jobs stand that were handed in under this `batchId`, in that order."""
-    if not BATCH_NAME.fullmatch(batch_id):
-        raise NotFound("There is no such batch.")
 
     def told() -> list[dict[str, Any]]:
         signed = gateway.urls.signer(str(request.base_url))

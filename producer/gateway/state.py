@@ -62,13 +62,9 @@ class Gateway:
             return await self.watcher.wait(job_id, read, min(timeout_s, self.settings.max_wait_s), is_known=is_known)
 
 
-def _gateway_of(request: Request) -> Gateway:
-    return cast(Gateway, request.app.state.gateway)
-
-
 # A coroutine, as every dependency here: FastAPI would run a plain function in a thread of its own pool.
 async def _open_gateway(request: Request) -> Gateway:
-    return _gateway_of(request)
+    return cast(Gateway, request.app.state.gateway)
 
 
 class _CallersGateway(SecurityBase):
@@ -86,7 +82,7 @@ class _CallersGateway(SecurityBase):
         self.model, self.scheme_name = self._bearer.model, self._bearer.scheme_name
 
     async def __call__(self, request: Request) -> Gateway:
-        gateway, bearer = _gateway_of(request), await self._bearer(request)
+        gateway, bearer = await _open_gateway(request), await self._bearer(request)
         address = request.client.host if request.client else ""
         return gateway.seen_by(await gateway.callers.identify(bearer.credentials if bearer else None, address))
 

@@ -81,9 +81,11 @@ class Watcher:
         """
         with _hung(self._bells, job_id) as bell, suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                # The bell hangs before the first reading: what happens after it rings.
-                found = None if is_known else await read()
-                if is_known:
+                found = None
+                if not is_known:
+                    # The bell hangs before this reading: what happens after it rings.
+                    found = await read()
+                else:
                     if job_id not in self._just_ended:
                         await self.heard(bell, KNOWN_S)
                     bell.set()  # What happened before it hung may have been missed.
