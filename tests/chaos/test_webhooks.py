@@ -22,8 +22,6 @@ from tests.http_site import Asked, Site, reply
 
 MakePool = Callable[..., Pool]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-
-
 TURNING_NAMES = str(Path(__file__).parents[1] / "turning_names.py")
 
 
@@ -43,6 +41,12 @@ def let_pauses_pass(chaos: Pool) -> None:
         for key, members in ((f"outbox:{origin}", chaos.members(f"outbox:{origin}")), ("outbox", [origin])):
             for member in members:
                 chaos.client.zadd(f"chaos:{key}", {member: 0}, xx=True)
+
+
+def all_told(chaos: Pool) -> bool:
+    """Whether nothing is to be sent any more; lets the pauses pass if something is."""
+    let_pauses_pass(chaos)
+    return not Outbox(chaos.ledger).waiting()
 
 
 @pytest.mark.chaos
@@ -80,12 +84,7 @@ def test_senders_killed_and_endpoints_failing(pool: MakePool, seed: int, full: b
                     report.faults += 1
             chaos.finish(60)
             started = time.monotonic()
-
-            def all_told() -> bool:
-                let_pauses_pass(chaos)
-                return not Outbox(chaos.ledger).waiting()
-
-            until(all_told, 120)
+            until(lambda: all_told(chaos), 120)
             report.seconds = round(time.monotonic() - started, 1)
         finally:
             for process in senders:
@@ -158,12 +157,7 @@ def test_endpoints_that_are_gone_silent_slow_or_move_inward(pool: MakePool, seed
                 until(lambda: any(delivery.attempts for delivery in outbox.all() if silent_origin in delivery.url), 30)
             spoken.set()
             silent.answer = reply(204)
-
-            def all_told() -> bool:
-                let_pauses_pass(chaos)
-                return not outbox.waiting()
-
-            until(all_told, 120)
+            until(lambda: all_told(chaos), 120)
         finally:
             spoken.set()
             process.stop(grace_s=20)

@@ -17,7 +17,7 @@ from producer.s3 import PART_BYTES, S3Store
 
 #: Of a bucket to which boto3's variables lead: these tests run on it, too.
 S3_TEST_URL = os.environ.get("S3_TEST_URL", "")
-STORES = ("folder", "memory", "s3", "s3 of rclone", *(["s3 of S3_TEST_URL"] if S3_TEST_URL else []))
+STORES = ("folder", "memory", "s3", "rclone", *(["s3 of S3_TEST_URL"] if S3_TEST_URL else []))
 
 
 @pytest.fixture(params=STORES)
@@ -27,11 +27,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
             return FolderStore(tmp_path / "blobs")
         case "memory":
             return MemoryStore()
-        case "s3":
-            request.getfixturevalue("s3")
-            return S3Store(f"s3://scans/{uuid.uuid4().hex}")
-        case "s3 of rclone":
-            request.getfixturevalue("rclone")
+        case "s3" | "rclone":
+            request.getfixturevalue(request.param)
             return S3Store(f"s3://scans/{uuid.uuid4().hex}")
     return S3Store(f"{S3_TEST_URL}/{uuid.uuid4().hex}")
 
@@ -53,7 +50,7 @@ def test_a_second_put_replaces_the_first_whole(store: BlobStore) -> None:
 
 
 # Rclone's server decides between no writers.
-@pytest.mark.parametrize("store", [store for store in STORES if "rclone" not in store], indirect=True)
+@pytest.mark.parametrize("store", [store for store in STORES if store != "rclone"], indirect=True)
 def test_of_two_writers_of_a_new_blob_one_wins_whole(store: BlobStore) -> None:
     contents = [bytes([writer]) * 10_000 for writer in range(1, 9)]
     with ThreadPoolExecutor(len(contents)) as threads:
