@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from producer.errors import NotFound
 from producer.job import ErrorDetail, JobState, JobStatus, Tenant
@@ -55,7 +55,31 @@ def status_of(job_id: str, job: Mapping[bytes, bytes]) -> JobStatus:
     )
 
 
-def _seconds(ms: bytes) -> float:
+def at_its_end(before: JobStatus, event: Mapping[str, Any]) -> JobStatus | None:
+    """Where a job stands of which an event tells that it has ended; `before` it had not.
+
+    None where the event does not tell enough: an earlier version's did not.
+    """
+    try:
+        return before.model_copy(
+            update={
+                "state": JobState(event["state"]),
+                "pages_total": event["pages_total"],
+                "pages_done": event["pages_done"],
+                "pages_failed": event["pages_failed"],
+                "cached": event["cached"],
+                "started_at": None if event["started"] is None else _seconds(event["started"]),
+                "finished_at": _seconds(event["finished"]),
+                "error": None if event["error"] is None else ErrorDetail.model_validate_json(event["error"]),
+                "queue_position": None,
+                "estimated_wait_s": None,
+            }
+        )
+    except KeyError:
+        return None
+
+
+def _seconds(ms: bytes | str) -> float:
     return int(ms) / 1000
 
 

@@ -18,6 +18,7 @@ from producer.gateway.paddle_options import ServedModels
 from producer.gateway.signing import SignedUrls
 from producer.gateway.waiting import Found, Watcher
 from producer.job import JobStatus
+from producer.records import at_its_end
 from producer.settings import Settings
 
 
@@ -47,7 +48,9 @@ class Gateway:
 
         async def final() -> JobStatus | None:
             nonlocal last
-            last = await self.producer.status(job_id)
+            told = self.watcher.told_of_end(job_id)
+            # Whom an event tells all spares the pool a reading.
+            last = (last and told and at_its_end(last, told)) or await self.producer.status(job_id)
             return last if last.final else None
 
         await self.read_at_end(job_id, final, timeout_s, is_known=known is not None)

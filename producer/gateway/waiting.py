@@ -7,7 +7,7 @@ import json
 from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from redis.asyncio.retry import Retry
@@ -28,7 +28,7 @@ SILENCE_S = 10.0
 RECONNECT_S = (0.1, 2.0)
 #: While the reader is not connected, waiters look for themselves this often.
 REREAD_S = 5.0
-#: Whose end is remembered, for those who come to wait for it a moment later.
+#: Of so many jobs the end is remembered, for those who come to wait for it a moment later.
 JUST_ENDED = 4096
 #: Who knows where a job stood a moment ago looks again after this, if nothing was heard of it.
 KNOWN_S = 1.0
@@ -45,7 +45,8 @@ class Watcher:
         self._bells: Bells = defaultdict(set)
         #: Of those who want to hear of a job's progress, too.
         self._progress_bells: Bells = defaultdict(set)
-        self._just_ended: OrderedDict[str, None] = OrderedDict()
+        #: The events that told of an end, by job.
+        self._just_ended: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._reader: asyncio.Task[None] | None = None
         self.connected = asyncio.Event()
         self.released = False
@@ -105,6 +106,10 @@ class Watcher:
             if not self.connected.is_set():
                 break
         bell.clear()
+
+    def told_of_end(self, job_id: str) -> dict[str, Any] | None:
+        """The event of the job's end, if it came a moment ago; see `publish_event` of the scripts."""
+        return self._just_ended.get(job_id)
 
     @contextmanager
     def following(self, job_id: str) -> Iterator[asyncio.Event]:
@@ -177,7 +182,7 @@ class Watcher:
         for bell in (*self._progress_bells.get(job_id, ()), *(self._bells.get(job_id, ()) if ended else ())):
             bell.set()
         if ended:
-            self._just_ended[job_id] = None
+            self._just_ended[job_id] = event
             if len(self._just_ended) > JUST_ENDED:
                 self._just_ended.popitem(last=False)
 

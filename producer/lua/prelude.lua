@@ -87,14 +87,20 @@ local function holds(id, unit, fence)
   return fence ~= '0' and redis.call('HGET', spans_key(id), unit .. ':fence') == fence
 end
 
+-- What of a job changes while it is there, but for its place in the queue: whoever knew it knows where it stands now.
 local function publish_event(id)
-  local v = redis.call('HMGET', job_key(id), 'state', 'pages_total', 'pages_done', 'pages_failed')
+  local v = redis.call('HMGET', job_key(id), 'state', 'pages_total', 'pages_done', 'pages_failed', 'cached', 'started',
+    'finished', 'error')
   redis.call('PUBLISH', EVENTS, cjson.encode({
     job_id = id,
     state = v[1],
     pages_total = tonumber(v[2]) or cjson.null,
     pages_done = tonumber(v[3]) or 0,
     pages_failed = tonumber(v[4]) or 0,
+    cached = v[5] ~= false,
+    started = v[6] or cjson.null,
+    finished = v[7] or cjson.null,
+    error = v[8] or cjson.null,
   }))
 end
 

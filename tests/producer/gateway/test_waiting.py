@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,13 +61,13 @@ def test_a_long_poll_sleeps_through_progress_and_wakes_at_the_end(
         for span in ("1+8", "9+8", "17+4"):
             assert not answer.done()
             read_pages(ledger, job_id, span)
-        # Then the client is told at the last page, and Redis was asked twice: at the start and at the end
+        # Then the client is told at the last page, and Redis was asked at the start alone
         assert answer.result().json()["state"] == "succeeded"
-        assert producer.reads == before + 2
+        assert producer.reads == before + 1
         wait_until(lambda: served.waiting == 0)
 
 
-def test_who_hands_in_and_waits_costs_redis_one_look_at_the_end(
+def test_who_hands_in_and_waits_costs_redis_no_look(
     settings: Settings, ledger: Ledger, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "KNOWN_S", LONG_S)
@@ -75,10 +76,57 @@ def test_who_hands_in_and_waits_costs_redis_one_look_at_the_end(
         asked: dict[str, Any] = {"files": {"file": PNG}, "headers": {"Prefer": f"wait={LONG_S}"}, "timeout": LONG_S}
         answer = pool.submit(served.http.post, "/v1/jobs", **asked)
         wait_until(lambda: served.waiting == 1)
-        assert producer.reads == 0
         read_pages(ledger, served.http.get("/v1/jobs").json()["jobs"][0]["id"])
         assert answer.result().json()["state"] == "succeeded"
-        assert producer.reads == 1
+        assert producer.reads == 0
+
+
+def end_partial(ledger: Ledger, job_id: str) -> None:
+    count_pages(ledger, job_id, 4)
+    read_pages(ledger, job_id, "1+4", failing=[2])
+
+
+def end_failed(ledger: Ledger, job_id: str) -> None:
+    count_pages(ledger, job_id, 1)
+    read_pages(ledger, job_id, "1+1", failing=[1])
+
+
+def end_unstarted(ledger: Ledger, job_id: str) -> None:
+    ledger.cancel(job_id)
+
+
+@pytest.mark.parametrize("end", [end_partial, end_failed, end_unstarted])
+def test_whoever_waited_is_told_what_the_pool_knows(
+    settings: Settings, ledger: Ledger, pool: ThreadPoolExecutor, end: Callable[[Ledger, str], None]
+) -> None:
+    with CountingProducer(settings) as producer, Served(settings, producer) as served:
+        wait_until(served.gateway.watcher.connected.is_set)
+        asked: dict[str, Any] = {
+            "files": {"file": ("Ünïcode.pdf", PDF)},
+            "headers": {"Prefer": f"wait={LONG_S}"},
+            "timeout": LONG_S,
+        }
+        answer = pool.submit(served.http.post, "/v1/jobs", **asked)
+        wait_until(lambda: served.waiting == 1)
+        end(ledger, served.http.get("/v1/jobs").json()["jobs"][0]["id"])
+        told = answer.result().json()
+        assert producer.reads == 0
+        assert told == served.http.get(told["links"]["self"]).json()
+        assert told["finished_at"] is not None
+
+
+def test_an_event_that_tells_less_is_looked_after(settings: Settings, ledger: Ledger, pool: ThreadPoolExecutor) -> None:
+    with CountingProducer(settings) as producer, Served(settings, producer) as served:
+        wait_until(served.gateway.watcher.connected.is_set)
+        job_id = submit(served.http)
+        answer = pool.submit(served.http.get, f"/v1/jobs/{job_id}?wait={LONG_S}", timeout=LONG_S)
+        wait_until(lambda: served.waiting == 1 and producer.reads == 1)
+        # As a version of before told an end, and before it has come
+        ledger.redis.publish(f"{ledger.namespace}:events", json.dumps({"job_id": job_id, "state": "succeeded"}))
+        wait_until(lambda: producer.reads == 2)
+        assert not answer.done()
+        read_pages(ledger, job_id)
+        assert answer.result().json()["finished_at"] is not None
 
 
 class ReadBeforeAnyoneWaits(CountingProducer):
@@ -101,15 +149,16 @@ def test_a_job_that_ended_before_the_wait_began_is_waited_for_no_longer(
     with ReadBeforeAnyoneWaits(settings) as producer, Served(settings, producer) as served:
         watcher = served.gateway.watcher
         wait_until(watcher.connected.is_set)
-        producer.heard = lambda job_id: not heard or job_id in watcher._just_ended
+        producer.heard = lambda job_id: not heard or watcher.told_of_end(job_id) is not None
         if not heard:
             monkeypatch.setattr(watcher, "_dispatch", lambda _: None)
         asked = served.http.post("/v1/jobs", files={"file": PNG}, headers={"Prefer": f"wait={LONG_S}"})
         assert asked.json()["state"] == "succeeded"
-        assert producer.reads == 1
+        looks = 0 if heard else 1
+        assert producer.reads == looks
         # And whoever wants the pages alone is given them without a look at the job before
         assert served.http.post("/ocr", files={"file": PNG}).json()["result"]["state"] == "succeeded"
-        assert producer.reads == 1
+        assert producer.reads == looks
 
 
 def test_a_job_that_has_ended_and_a_wait_that_is_over_answer_at_once(settings: Settings, ledger: Ledger) -> None:
