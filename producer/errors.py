@@ -38,7 +38,7 @@ parses the sentence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -274,6 +274,12 @@ BY_CODE: dict[str, type[OcrpoolError]] = {leaf.code: leaf for leaf in _leaves(Oc
 def from_code(code: str, message: str) -> OcrpoolError:
     """The error that `code` names; `Internal` for a code of a newer version."""
     return BY_CODE.get(code, Internal)(message)
+
+
+def renamed(sentence: str, names: Mapping[str, str]) -> str:
+    """The sentence about a field, with the name that whoever asked has for it."""
+    field, colon, rest = sentence.partition(": ")
+    return f"{names[field]}: {rest}" if colon and field in names else sentence
 
 
 @contextmanager

@@ -19,7 +19,9 @@ CONTRACT_VERSION: Final = 1
 #: Whose a job is; empty without API keys.
 Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$|^$")]
 #: A batch's name, the pool's own or a client's.
-BATCH_NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+BATCH_NAME = re.compile(r"[A-Za-z0-9_:-][A-Za-z0-9._:-]{0,63}")
+#: How the address of a document begins that the pool fetches itself.
+ADDRESS = re.compile(r"^([hH][tT][tT][pP][sS]?|s3)://")
 BatchId = Annotated[str, StringConstraints(pattern=rf"^{BATCH_NAME.pattern}$")]
 JobId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-f]{32}$")]
 

@@ -39,7 +39,7 @@ def _parsed(text: str) -> list[range]:
         found = _RANGE.fullmatch(part)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
         if not 1 <= first <= last:
-            raise ValueError("pages from 1 on and ranges of them, such as 2,4-6")
+            raise ValueError("pages from 1 to 999,999 and ranges of them, such as 2,4-6")
         runs.append(range(first, last + 1))
     return runs
 

@@ -33,7 +33,18 @@ from producer.escaping import NAME_CHARS, shown_name
 from producer.following import follow
 from producer.formats import Format
 from producer.idempotency import IdempotencyKey, named, part_of
-from producer.job import BATCH_NAME, Job, JobResult, JobState, JobStatus, PagesRead, ReadOptions, Tenant, new_job_id
+from producer.job import (
+    ADDRESS,
+    BATCH_NAME,
+    Job,
+    JobResult,
+    JobState,
+    JobStatus,
+    PagesRead,
+    ReadOptions,
+    Tenant,
+    new_job_id,
+)
 from producer.ledger import Ledger
 from producer.listing import MOST_JOBS, list_jobs
 from producer.media import sniff
@@ -112,7 +123,7 @@ class Producer:
             QueueFull, QuotaExceeded, Unavailable: the pool takes nothing now.
         """
         options = self._checked(options)
-        if isinstance(document, str) and document.startswith(("https://", "http://", "s3://")):
+        if isinstance(document, str) and ADDRESS.match(document):
             with tempfile.TemporaryFile() as fetched:
                 named = self._fetch(document, fetched)
                 return self._submit(fetched, options, named if name is None else name, idempotency_key, batch)
@@ -227,15 +238,17 @@ class Producer:
     ) -> list[JobHandle | OcrpoolError]:
         """`submit` for many documents, several times as fast: the handle of each, or why it is refused, in their order.
 
-        They are one batch under the name `batch` (1 to 64 letters, digits, `.`, `_`, `:` and `-`), if there is one; see
-        `batch`. An open file is read when its turn comes. Under an `idempotency_key`, those that were accepted before
-        are the jobs that they were, each by its place among the documents.
+        They are one batch under the name `batch` (1 to 64 letters, digits, `.`, `_`, `:` and `-`, no dot first), if
+        there is one; see `batch`. An open file is read when its turn comes. Under an `idempotency_key`, those that were
+        accepted before are the jobs that they were, each by its place among the documents.
 
         Raises:
             InvalidRequest: the name of the batch, or the key, has not the form of one.
         """
         if batch is not None and not BATCH_NAME.fullmatch(batch):
-            raise InvalidRequest("batch: 1 to 64 letters, digits, dots, underscores, colons and hyphens.")
+            raise InvalidRequest(
+                "batch: 1 to 64 letters, digits, dots, underscores, colons and hyphens, and no dot first."
+            )
         options = self._checked(options)
         keys: Iterator[str | None] = itertools.repeat(None)
         if idempotency_key is not None:

@@ -199,6 +199,11 @@ class Settings(BaseSettings):
         description="Models of PaddleOCR's API that this pool answers to, such as `PP-OCRv5,PP-OCRv6`; empty: what its "
         "workers run.",
     )
+    paddlex_visualize: bool = Field(
+        False,
+        description="`POST /ocr` with JSON answers pictures unless a request says `visualize: false`, as PaddleX's own "
+        "server does; each takes a process of its own.",
+    )
     max_batch_documents: int = Field(1000, ge=1, le=10_000, description="Most documents of one request for a batch.")
     max_batch_bytes: int = Field(
         100_000_000, ge=1, description="Most bytes of them together; up to a million of each are held in memory."

@@ -21,7 +21,7 @@ from producer.errors import NotFinished, OcrpoolError, from_code
 from producer.escaping import shown_name
 from producer.formats import Format
 from producer.idempotency import named
-from producer.job import JobList, JobResult, JobState, JobStatus, PagesRead, ReadOptions, to_json
+from producer.job import ADDRESS, JobList, JobResult, JobState, JobStatus, PagesRead, ReadOptions, to_json
 from producer.timeline import Timeline
 
 #: A document: its bytes, a file's path or an address, or a file open for reading.
@@ -38,8 +38,6 @@ WATCH_S = 1.0
 
 #: Documents of one request of `submit_all`, and their bytes if they are more than one: less than a gateway takes.
 AT_ONCE, AT_ONCE_BYTES = 100, 50_000_000
-
-_ADDRESS = re.compile(r"(https?|s3)://")
 
 
 class _Problem(BaseModel):
@@ -81,7 +79,7 @@ class Calls:
         named(key)
         headers = {"Idempotency-Key": key}
         options = options or ReadOptions()
-        if isinstance(source, str) and _ADDRESS.match(source):
+        if isinstance(source, str) and ADDRESS.match(source):
             asked = {"url": source, "name": name or "", "options": to_json(options)}
             answer = yield from self._patience.answer(Send("POST", "/v1/jobs", headers=headers, json=asked))
         else:

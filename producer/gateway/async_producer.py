@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from producer.errors import InvalidRequest, OcrpoolError
+from producer.errors import InvalidRequest, OcrpoolError, renamed
 from producer.gateway.documents import ManyFiles, Upload
 from producer.idempotency import named
 from producer.job import JobStatus, ReadOptions, Tenant
@@ -92,13 +92,18 @@ class AsyncProducer:
             self._check_webhook(document.options)
             if isinstance(document.source, str) and not fetching:
                 return None
-            job = self.producer.submit(
-                document.source,
-                document.options,
-                name=document.name,
-                idempotency_key=idempotency_key,
-                batch=document.batch,
-            )
+            try:
+                job = self.producer.submit(
+                    document.source,
+                    document.options,
+                    name=document.name,
+                    idempotency_key=idempotency_key,
+                    batch=document.batch,
+                )
+            except OcrpoolError as error:
+                if (told := renamed(str(error), document.names)) != str(error):
+                    raise type(error)(told, retry_after_s=error.retry_after_s) from error
+                raise
             return job, job.accepted or job.status()
 
     @asynccontextmanager

@@ -9,7 +9,7 @@ import time
 from asyncio import timeout
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import IO, Any, Protocol
 
 from pydantic import Field, ValidationError
@@ -20,8 +20,8 @@ from starlette.types import Message, Receive
 
 from producer.errors import InvalidRequest, TooLarge, Unavailable, UnsupportedMediaType, UploadTimeout
 from producer.escaping import NAME_CHARS, shown_name
-from producer.gateway.problems import invalid
-from producer.job import Contract, ReadOptions
+from producer.gateway.problems import invalid, shown_field
+from producer.job import ADDRESS, Contract, ReadOptions
 from producer.settings import Settings
 
 #: What a body may carry beside the document: boundaries, part headers and option fields.
@@ -42,7 +42,7 @@ class JobRequest(Contract):
     document: str | None = Field(None, description="The document's bytes in base64.", examples=["JVBERi0xLjcK..."])
     url: str | None = Field(
         None,
-        pattern=r"^(https?|s3)://",
+        pattern=ADDRESS.pattern,
         description="Where the document is fetched from, instead of `document`.",
         examples=["https://files.example.com/invoice.pdf"],
     )
@@ -59,6 +59,8 @@ class Document:
     name: str | None
     options: ReadOptions
     batch: str | None = None
+    #: What whoever asked calls the fields that a refusal may name, where it is not their name here.
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 class Upload(Protocol):
@@ -126,7 +128,7 @@ def _asks_for_fresh(request: Request) -> bool:
     return any(directive.partition("=")[0].strip() in ("no-cache", "no-store") for directive in directives)
 
 
-def decoded(field: str, text: str, max_bytes: int, too_large: TooLarge) -> bytes:
+def decoded(name: str, text: str, max_bytes: int, too_large: TooLarge) -> bytes:
     """The document that a field of a JSON body holds in base64.
 
     Raises:
@@ -134,9 +136,10 @@ def decoded(field: str, text: str, max_bytes: int, too_large: TooLarge) -> bytes
         TooLarge: it has more than `max_bytes`: the error that is given.
     """
     try:
-        source = base64.b64decode(text, validate=True)
+        # Many tools break it into lines.
+        source = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"{field}: not valid base64.") from error
+        raise InvalidRequest(f"{name}: not valid base64.") from error
     if len(source) > max_bytes:
         raise too_large
     return source
@@ -242,10 +245,13 @@ def _too_large(max_bytes: int, hint: str = "") -> TooLarge:
 @asynccontextmanager
 async def _form(bounded: Request, max_files: int = 1) -> AsyncIterator[FormData]:
     try:
-        form = await bounded.form(max_files=max_files, max_fields=MAX_FIELDS, max_part_size=FIELD_BYTES)
+        form = await bounded.form(max_files=max_files, max_fields=MAX_FIELDS, max_part_size=OVERHEAD_BYTES)
     except HTTPException as error:
         raise InvalidRequest(f"The form cannot be read: {str(error.detail).rstrip('.')}.") from error
     try:
+        for name, value in form.multi_items():
+            if isinstance(value, str) and len(value.encode()) > FIELD_BYTES:
+                raise InvalidRequest(f"{shown_field(name)}: at most {FIELD_BYTES:,} bytes.")
         yield form
     finally:
         await form.close()

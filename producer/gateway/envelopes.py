@@ -13,6 +13,7 @@ from starlette.types import Scope
 PADDLEOCR = "/api/v2/ocr/"
 #: The path that speaks as PaddleX's server, to whoever sends JSON.
 PADDLEX = "/ocr"
+_LOG_ID = "ocrpool.log_id"
 #: Statuses of ours that say the request is at fault. PaddleOCR's client knows one for it.
 _BAD_REQUEST = frozenset({413, 415, 422})
 
@@ -27,12 +28,18 @@ def refusal(scope: Scope, status: int, code: str, sentence: str) -> tuple[int, s
     `code` is one of `producer.errors`, for programs that want to know more than the status tells.
     """
     path = scope["path"]
-    if path.startswith(PADDLEOCR):
+    if f"{path}/".startswith(PADDLEOCR):
         status = 400 if status in _BAD_REQUEST else status
         return status, json.dumps({"logId": log_id(), "code": status, "msg": sentence, "error": code})
     if path == PADDLEX and sends_json(scope):
-        return status, json.dumps({"logId": log_id(), "errorCode": status, "errorMsg": sentence, "error": code})
+        named = scope.get(_LOG_ID) or log_id()
+        return status, json.dumps({"logId": named, "errorCode": status, "errorMsg": sentence, "error": code})
     return None
+
+
+def answer_under(scope: Scope, named: str) -> None:
+    """Let a refusal of this request have the `logId` that the client gave it."""
+    scope[_LOG_ID] = named
 
 
 def documented(example: dict[str, object]) -> dict[str | int, dict[str, Any]]:

@@ -38,7 +38,7 @@ _NEVER = {
 #: What a worker says it runs, such as `latin_PP-OCRv5_mobile 3f2a onnxruntime 1.23`.
 _RUNS = re.compile(r"(?:([a-z_]+)_)?PP-OCR(v\d+)_")
 #: What a document's address begins with: a text of another kind must never be taken for a path.
-WEB_ADDRESS = r"^https?://"
+WEB_ADDRESS = r"^[hH][tT][tT][pP][sS]?://"
 #: Workers are asked again after this.
 _FRESH_S = 5.0
 
@@ -97,6 +97,8 @@ def refused(error: ValidationError) -> InvalidRequest:
     first: Mapping[str, Any] = error.errors(include_url=False)[0]
     if first["type"] == "extra_forbidden":
         return invalid([{**first, "msg": "this pool has no such option"}])
+    if first["type"] == "string_pattern_mismatch" and first["ctx"]["pattern"] == WEB_ADDRESS:
+        return invalid([{**first, "msg": "an address begins with http:// or https://"}])
     return invalid([first])
 
 

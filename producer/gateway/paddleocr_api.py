@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import IO, Annotated, Any, Literal
+from urllib.parse import unquote
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from starlette.datastructures import FormData, UploadFile
 
-from producer.errors import InvalidRequest, TooLarge
+from producer.errors import InvalidRequest, TooLarge, renamed
 from producer.escaping import NAME_CHARS, shown_name
 from producer.formats import paddlex
 from producer.gateway.batches import BatchIdInPath
@@ -44,6 +45,10 @@ _STATES = {
     JobState.CANCELLED: "failed",
     JobState.EXPIRED: "failed",
 }
+
+
+#: Fields of ours that a refusal may name, and what the client calls them.
+_NAMES = {"url": "fileUrl", "pages": "pageRanges"}
 
 
 class Answer(BaseModel):
@@ -76,9 +81,9 @@ class OcrJob(Contract):
         if (file is None) == (self.file_url is None):
             raise InvalidRequest("fileUrl: give the document either as a file or as fileUrl.")
         if self.file_url is not None:
-            return Document(self.file_url, None, options, self.batch_id)
+            return Document(self.file_url, None, options, self.batch_id, _NAMES)
         assert file is not None
-        return Document(file, name, options, self.batch_id)
+        return Document(file, name, options, self.batch_id, _NAMES)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,8 @@ class _Form:
             asked = OcrJob.model_validate(fields)
         except ValidationError as error:
             raise refused(error) from error
-        name = shown_name(file.filename or "")[:NAME_CHARS] if file else ""
+        # The asynchronous client quotes a name as if it were part of a URL.
+        name = shown_name(unquote(file.filename or ""))[:NAME_CHARS] if file else ""
         return nullcontext(asked.document(file.file if file else None, name, self.served))
 
 
@@ -253,7 +259,7 @@ def _told(status: JobStatus, signed: Callable[[str], str]) -> dict[str, Any]:
     if status.state is JobState.PARTIAL:
         told["errorMsg"] = f"{status.pages_failed} of {status.pages_total} pages could not be read."
     elif state == "failed":
-        told["errorMsg"] = status.error.message if status.error else "No page could be read."
+        told["errorMsg"] = renamed(status.error.message, _NAMES) if status.error else "No page could be read."
     return told
 
 
@@ -272,5 +278,5 @@ def _lines(gateway: Gateway, job_id: str, signed: Callable[[str], str]) -> Itera
         told: dict[str, Any] = {"ocrResults": [entry]}
         if page is found.pages[0]:
             told["dataInfo"] = served["dataInfo"]
-        line = {"logId": job_id, "result": told, "errorCode": 0, "errorMsg": "Success"}
-        yield json.dumps(line, ensure_ascii=False)
+        # In ASCII: the client guesses the encoding, from the first 200 KB of a long result.
+        yield json.dumps({"logId": job_id, "result": told, "errorCode": 0, "errorMsg": "Success"})

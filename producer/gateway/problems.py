@@ -30,6 +30,10 @@ POLL_AFTER_S = 1
 RETRY_AFTER_S = 5
 
 
+#: Where pydantic's own words are for programmers.
+_SENTENCES = {"model_type": "an object is wanted", "model_attributes_type": "an object is wanted"}
+
+
 class Problem(BaseModel):
     """The body of every error."""
 
@@ -97,9 +101,13 @@ def invalid(errors: Sequence[Any]) -> InvalidRequest:
     """The error for pydantic's list of complaints: one sentence that names the first field at fault."""
     first = errors[0]
     where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
-    what = str(first["msg"]).removeprefix("Value error, ").rstrip(".")
-    field = escaped(".".join(where))[:FIELD_CHARS]  # a stranger may have named it
-    return InvalidRequest(f"{field or 'The request'}: {what[0].lower()}{what[1:]}.")
+    what = _SENTENCES.get(first["type"]) or str(first["msg"]).removeprefix("Value error, ").rstrip(".")
+    return InvalidRequest(f"{shown_field('.'.join(where)) or 'The request'}: {what[0].lower()}{what[1:]}.")
+
+
+def shown_field(name: str) -> str:
+    """The name of a field, which a stranger may have chosen."""
+    return escaped(name)[:FIELD_CHARS]
 
 
 def responses(*errors: type[OcrpoolError]) -> dict[int | str, dict[str, Any]]:

@@ -17,6 +17,8 @@ from PIL import Image
 from producer.embedded import Embedded
 from producer.errors import Unauthorized
 from producer.gateway.documents import Upload
+from producer.job import Line
+from producer.ledger import Claim, Ledger
 from producer.processes import free_port
 from producer.producer import Producer
 from producer.settings import Settings
@@ -24,13 +26,14 @@ from tests.contracts.official import COMMAND_LINE, ClientError, Official
 from tests.documents import SAMPLES, character_f1, png, samples, tiff, truth
 from tests.http_site import Site, reply
 from tests.integration.test_cli import up
-from tests.producer.gateway.serving import Served
+from tests.producer.gateway.serving import PDF, Served, count_pages, page_read
 
 pytestmark = pytest.mark.skipif(
     not COMMAND_LINE.exists(), reason="PaddleOCR's client has an environment of its own: make .venv-paddleocr/installed"
 )
 
 REPORT, RECEIPT = SAMPLES / "report.pdf", SAMPLES / "receipt.jpg"
+QUAD = ((0, 0), (9, 0), (9, 9), (0, 9))
 
 
 class Call(Protocol):
@@ -170,7 +173,7 @@ def test_a_corrupt_document_fails_its_job_with_a_sentence(client: Call, tmp_path
         ({"options": {"extra_options": {"useSealRecognition": False}}}, "useSealRecognition: this pool has no such"),
         ({"model": "PP-OCRv5"}, "model: 'PP-OCRv5' is not served here; PP-OCRv6 is"),
         ({"page_ranges": "0-2"}, "pageRanges: "),
-        ({"page_ranges": "7"}, "pages: the document has 1, and none of 7"),
+        ({"page_ranges": "7"}, "pageRanges: the document has 1, and none of 7"),
         ({"batch_id": "two words"}, "batchId: "),
     ],
 )
@@ -211,6 +214,24 @@ def test_a_document_at_an_address(official: Official, kind: str, settings: Setti
         with pytest.raises(ClientError, match=r"Bad request: .*127\.0\.0\.2 must not be reached") as refused:
             submit(file_url=f"https://127.0.0.2:{site.port}/a.png")
     assert refused.value.kind == "InvalidRequestError"
+
+
+def test_a_long_result_keeps_its_letters(
+    official: Official, kind: str, settings: Settings, ledger: Ledger, tmp_path: Path
+) -> None:
+    # The client looks at the first 200 KB to tell the encoding
+    long = page_read(1).model_copy(update={"lines": (Line(quad=QUAD, text="plain " * 50_000, score=1.0),)})
+    last = page_read(2).model_copy(update={"lines": (Line(quad=QUAD, text="产品试用记录 £ 5", score=1.0),)})
+    (tmp_path / "long.pdf").write_bytes(PDF)
+    with Served(settings.model_copy(update={"paddleocr_models": ("PP-OCRv6",)})) as served:
+        job = official.call(kind, served.url, "submit_ocr", file_path=str(tmp_path / "long.pdf"))["job_id"]
+        count_pages(ledger, job, 2)
+        claim = ledger.claim(job, "1+2", "test")
+        assert isinstance(claim, Claim)
+        for page in (long, last):
+            ledger.finish_page(claim, page)
+        read = official.call(kind, served.url, "wait_ocr_result", job=job)
+    assert text(read["pages"][1]) == "产品试用记录 £ 5"
 
 
 def test_a_token_that_is_refused(

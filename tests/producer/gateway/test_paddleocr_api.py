@@ -116,7 +116,11 @@ def test_gateways_of_one_pool_agree(served: Served, settings: Settings, ledger: 
         ({}, 400, "model: field required"),
         ({"model": "PP-OCRv6", "colour": "red"}, 400, "colour: this pool has no such option"),
         ({"model": "PP-OCRv6", "optionalPayload": "{"}, 400, "optionalPayload: not valid JSON"),
-        ({"model": "PP-OCRv6", "optionalPayload": "[1]"}, 400, "optionalPayload: "),
+        ({"model": "PP-OCRv6", "optionalPayload": "[1]"}, 400, "optionalPayload: an object is wanted."),
+        ({"model": "PP-OCRv6", "optionalPayload": f'{{"x": "{"y" * 5000}"}}'}, 400, "optionalPayload: at most 4,096"),
+        ({"model": "PP-OCRv6", "pageRanges": "2"}, 400, "pageRanges: the document has 1, and none of 2."),
+        ({"model": "PP-OCRv6", "pageRanges": "1-1000000"}, 400, "pageRanges: pages from 1 to 999,999"),
+        ({"model": "PP-OCRv6", "batchId": ".."}, 400, "batchId: "),
         ({"model": "PP-OCRv6", "optionalPayload": '{"textDetThresh": "x"}'}, 400, "optionalPayload.textDetThresh: "),
         ({"model": "PP-OCRv6", "fileUrl": "https://example.com/a.pdf"}, 400, "fileUrl: give the document either"),
     ],
@@ -135,6 +139,7 @@ def test_documents_at_fault(http: httpx.Client) -> None:
     assert_refused(http.get(f"{JOBS}/batch/nobody"), 404, "no such batch")
     assert_refused(http.get(f"{JOBS}/1"), 404, "no such job")
     assert_refused(http.put(JOBS), 405, "PUT")
+    assert_refused(http.get("/api/v2/ocr"), 404, "nothing at this address")
 
 
 def test_a_document_is_fetched_from_its_address(settings: Settings, ledger: Ledger) -> None:
@@ -155,6 +160,7 @@ def test_a_document_is_fetched_from_its_address(settings: Settings, ledger: Ledg
     ("url", "code"),
     [
         ("http://169.254.169.254/latest", "fetch_forbidden"),
+        ("HTTPS://169.254.169.254/latest", "fetch_forbidden"),
         ("https://[::1]/", "fetch_forbidden"),
         ("/etc/passwd", "invalid_request"),
         ("file:///etc/passwd", "invalid_request"),
@@ -162,7 +168,7 @@ def test_a_document_is_fetched_from_its_address(settings: Settings, ledger: Ledg
 )
 def test_inner_addresses_and_paths_are_not_fetched(http: httpx.Client, ledger: Ledger, url: str, code: str) -> None:
     refused = http.post(JOBS, json={"model": "PP-OCRv6", "fileUrl": url})
-    assert_refused(refused, 400, "rl: ")
+    assert_refused(refused, 400, "fileUrl: ")
     assert refused.json()["error"] == code
     assert ledger.backlog()["unfinished"] == 0
 

@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from producer.embedded import Embedded
+from producer.gateway import paddlex
+from producer.gateway.state import Gateway
 from producer.ledger import Ledger
 from producer.producer import Producer
 from producer.settings import Settings
@@ -61,7 +63,8 @@ def test_it_reads_with_the_real_models(real: httpx.Client) -> None:
         ({"file": "no base64!"}, 422, "file: not valid base64."),
         ({"file": encoded(b"just text")}, 415, "neither a PDF nor"),
         ({"file": encoded(PNG + bytes(100_000))}, 413, "100000 bytes"),
-        ({"file": "http://169.254.169.254/a.png"}, 422, "169.254.169.254 must not be reached"),
+        ({"file": "http://169.254.169.254/a.png"}, 422, "file: 169.254.169.254 must not be reached"),
+        ({"file": "HTTP://169.254.169.254/a.png"}, 422, "file: 169.254.169.254 must not be reached"),
         ({"fileType": 0}, 422, "fileType: 0 is said, but the document is an image (1)."),
         ({"file": encoded(PDF), "fileType": 1}, 422, "fileType: 1 is said, but the document is a PDF (0)."),
         ({"fileType": 2}, 422, "fileType: "),
@@ -94,14 +97,45 @@ def test_a_failed_document_answers_its_error(served: Served, ledger: Ledger) -> 
     assert "location" in told.headers
 
 
-def test_pictures_are_of_a_few_pages_alone(served: Served, ledger: Ledger) -> None:
+@pytest.mark.parametrize(("asked", "pictured"), [(None, 20), (True, 20), (False, 0)])
+def test_pictures_are_of_a_few_pages_alone(
+    settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, asked: bool | None, pictured: int
+) -> None:
     def read(job_id: str) -> None:
         count_pages(ledger, job_id, pages=21)
         for span in ("1+8", "9+8", "17+5"):
             read_pages(ledger, job_id, span)
 
-    told = answered(served, ledger, {"file": encoded(PDF), "visualize": True}, read)
-    assert_refused(told, 422, "visualize: one answer has pictures of at most 20 pages, and the document has 21.")
+    async def picture(gateway: Gateway, job_id: str, page: int) -> bytes:
+        return b"%d" % page
+
+    monkeypatch.setattr(paddlex, "picture", picture)
+    with Served(settings.model_copy(update={"paddlex_visualize": True})) as served:
+        told = answered(served, ledger, {"file": encoded(PDF), "visualize": asked}, read)
+    pictures = [page["ocrImage"] for page in told.json()["result"]["ocrResults"]]
+    assert pictures == [encoded(b"%d" % page) if page <= pictured else None for page in range(1, 22)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [({"colour": 1}, "colour: "), ({"fileType": 0}, "fileType: 0 is said"), ({"file": "?"}, "file: ")],
+)
+def test_a_refusal_has_the_client_s_log_id(http: httpx.Client, changed: dict[str, Any], says: str) -> None:
+    told = http.post("/ocr", json={"file": encoded(PNG), "logId": "mine", **changed}).json()
+    assert says in told["errorMsg"]
+    assert told["logId"] == "mine"
+
+
+def test_a_document_is_read_anew_and_base64_may_come_in_lines(settings: Settings, ledger: Ledger) -> None:
+    with Served(settings) as served, ThreadPoolExecutor(1) as pool:
+        headers = {"Cache-Control": "no-cache"}
+        asked = {"file": base64.encodebytes(PNG).decode()}
+        answer = pool.submit(served.http.post, "/ocr", json=asked, headers=headers)
+        wait_until(lambda: served.waiting == 1)
+        (job,) = cast(list[bytes], ledger.redis.zrange(f"{ledger.namespace}:active", 0, -1))
+        read_pages(ledger, job.decode())
+        assert answer.result().json()["errorCode"] == 0
+        assert not ledger.job(job.decode()).options.cache
 
 
 def test_a_document_that_takes_too_long(settings: Settings, ledger: Ledger) -> None:
