@@ -118,14 +118,12 @@ def scan_over(text: bytes) -> bytes:
     return file.getvalue()
 
 
-def with_field() -> bytes:
+def with_field(*lines: str, on: bytes | None = None) -> bytes:
     """A page whose form was filled in: what is drawn there is no part of the page's content."""
     file = io.BytesIO()
-    with pikepdf.open(io.BytesIO(page_of(written(*SENTENCES)))) as document:
+    with pikepdf.open(io.BytesIO(page_of(TEXT if on is None else on))) as document:
         page = document.pages[0]
-        look = document.make_stream(
-            written("Filled in by hand, for which there is", "no text on the page", at="1 0 0 1 5 40")
-        )
+        look = document.make_stream(written(*lines, at="1 0 0 1 5 40"))
         look.Subtype, look.BBox = pikepdf.Name.Form, pikepdf.Array([0, 0, 300, 60])
         look.Resources = page.Resources
         field = pikepdf.Dictionary(
@@ -171,6 +169,11 @@ LETTERS = b"".join(written("e", at=f"1 0 0 1 {x} {y}") for x in range(72, 500, 6
 #: Letters are often drawn as curves in what was made to be printed.
 CURVES = b"".join(b"%d %d m %d %d l S " % (x, y, x + 3, y + 8) for y in range(100, 300, 20) for x in range(72, 500, 6))
 
+#: So much text that a word more makes no difference to how much there is.
+DENSE = written(*["and so it goes on, letter after letter, until nobody counts them any more " * 2] * 60, size=8)
+#: Four letters as curves.
+STAMP = b"".join(b"%d 30 m %d 42 l %d 30 l S " % (x, x + 4, x + 7) for x in (300, 309, 318, 327))
+
 DOUBTFUL: dict[str, tuple[Callable[[], bytes], str]] = {
     "nothing": (lambda: page_of(b""), "few_characters"),
     "a page number beside nothing": (lambda: page_of(written("Page 12")), "few_characters"),
@@ -186,7 +189,12 @@ DOUBTFUL: dict[str, tuple[Callable[[], bytes], str]] = {
     "a scan with text that is never drawn": (lambda: scan_over(b"3 Tr " + TEXT), "hidden"),
     "a scan that covers a text": (lambda: scan_over(TEXT), "hidden"),
     "letters that are curves": (lambda: page_of(TEXT + CURVES), "more_drawn"),
-    "a form that was filled in": (with_field, "more_drawn"),
+    "a form that was filled in": (
+        lambda: with_field("Filled in by hand, for which there is", "no text on the page"),
+        "more_drawn",
+    ),
+    "one figure in a field of a full page": (lambda: with_field("7", on=DENSE), "more_drawn"),
+    "a short stamp on a full page": (lambda: page_of(DENSE + STAMP), "more_drawn"),
     "a book on one page": (lambda: page_of(written(*["word " * 100] * 60, size=1)), "too_long"),
     "a map": (lambda: page_of(TEXT + b"9 9 1 1 re f " * 25_000), "too_complex"),
 }
@@ -203,6 +211,7 @@ SOUND: dict[str, bytes] = {
     "on colour": b"0.8 0.9 1 rg 50 640 500 100 re f 0 g " + TEXT,
     "white on a bar": b"0 0 0.5 rg 60 640 500 100 re f 1 g " + TEXT,
     "a table of contents": TEXT + written(*["Findings " + 60 * "." + " 7"] * 9, at="1 0 0 1 72 600"),
+    "bullets that are drawn": TEXT + b"".join(b"40 %d 3 3 re f " % y for y in (700, 690, 680)),
     "printer's marks": TEXT + written("cut", at="1 0 0 1 -90 300"),
 }
 
@@ -214,6 +223,19 @@ def test_what_is_no_text_does_not_keep_text_from_being_taken(rasteriser: Rasteri
     found = OwnText.of(rasteriser, path, 1)
     assert found.doubt == ""
     assert found.as_page(1, 1.0).text.split("\n")[:4] == list(SENTENCES)
+
+
+def test_links_and_marks_with_a_pen_do_not_keep_text_from_being_taken(rasteriser: Rasteriser, tmp_path: Path) -> None:
+    path = tmp_path / "document.pdf"
+    with pikepdf.open(io.BytesIO(page_of(TEXT))) as document:
+        look = document.make_stream(b"1 1 0 rg 0 0 200 14 re f")
+        look.Subtype, look.BBox = pikepdf.Name.Form, pikepdf.Array([0, 0, 200, 14])
+        pen = pikepdf.Dictionary(Subtype=pikepdf.Name.Highlight, F=4, AP=pikepdf.Dictionary(N=look))
+        pen.Rect = pen.QuadPoints = pikepdf.Array([72, 300, 272, 314])
+        link = pikepdf.Dictionary(Subtype=pikepdf.Name.Link, Rect=[72, 690, 200, 704], Border=[0, 0, 1])
+        document.pages[0].Annots = pikepdf.Array([document.make_indirect(one) for one in (pen, link)])
+        document.save(path)
+    assert OwnText.of(rasteriser, path, 1).doubt == ""
 
 
 @pytest.mark.parametrize(("named", "wanted"), [("ﬁ", "fi"), ("\U0001d465", "\U0001d465"), ("e\u0301", "é")])

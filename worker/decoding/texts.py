@@ -45,6 +45,10 @@ OVERLAPPING_PART, OVERLAP = 0.02, 0.5
 SCATTERED_CHARACTERS = 2
 #: What is drawn beside the text may have this part of the text's edges: rules, dots, a mark.
 BESIDE_PART = 0.01
+#: And nowhere so many edges close together: three or four letters have them, of text that is not the page's.
+WORD_EDGES, WORD_HEIGHT, WORD_WIDTH = 90, 24, 72
+#: What fields and notes draw may have so few: a letter has more.
+NOTE_EDGES = 8
 #: Two neighbouring pixels are an edge if they differ by this; a piece of text that is seen changes a pixel by less.
 EDGE, SEEN = 48, 24
 #: Edges that run straight down for so many pixels are a rule's, not a letter's.
@@ -290,6 +294,7 @@ def _doubt_of_drawing(page: Any, glyphs: _Glyphs, runs: list[Run], width: int) -
     if len(objects) > MOST_OBJECTS:
         return "too_complex"
     whole = _drawing(page)
+    noted = pdfium.FPDFPage_GetAnnotCount(page) > 0
     for part in objects:
         if part.type == pdfium.FPDF_PAGEOBJ_TEXT:
             pdfium.FPDFPageObj_SetIsActive(part, False)
@@ -298,12 +303,18 @@ def _doubt_of_drawing(page: Any, glyphs: _Glyphs, runs: list[Run], width: int) -
         return "hidden"
     beside = _edges(rest)
     text_edges = np.count_nonzero(_edges(whole)) - np.count_nonzero(beside)
-    return "more_drawn" if np.count_nonzero(_without_rules(beside)) > BESIDE_PART * text_edges else ""
+    letters = _without_rules(beside)
+    if np.count_nonzero(letters) > BESIDE_PART * text_edges or _most_together(letters) > WORD_EDGES:
+        return "more_drawn"
+    if noted and np.count_nonzero(letters & ~_edges(_drawing(page, notes=False))) > NOTE_EDGES:
+        return "more_drawn"
+    return ""
 
 
-def _drawing(page: Any) -> Gray:
+def _drawing(page: Any, *, notes: bool = True) -> Gray:
     width, height = page.get_size()
-    bitmap = page.render(scale=min(LOOK_SCALE, math.sqrt(LOOK_PIXELS / (width * height))), grayscale=True)
+    scale = min(LOOK_SCALE, math.sqrt(LOOK_PIXELS / (width * height)))
+    bitmap = page.render(scale=scale, grayscale=True, draw_annots=notes, may_draw_forms=notes)
     try:
         pixels: Gray = bitmap.to_numpy().reshape(bitmap.height, bitmap.width).copy()
         return pixels
@@ -325,13 +336,26 @@ def _pieces(glyphs: _Glyphs, runs: list[Run]) -> Boxes:
 def _seen(whole: Gray, rest: Gray, boxes: Boxes) -> NDArray[np.bool_]:
     """In which boxes of the drawing something is seen that is not in the rest of it."""
     changed = np.maximum(whole, rest) - np.minimum(whole, rest) >= SEEN
-    #: Changed pixels above and left of each point.
-    sums = np.zeros((changed.shape[0] + 1, changed.shape[1] + 1), np.int32)
-    sums[1:, 1:] = changed.cumsum(axis=0, dtype=np.int32).cumsum(axis=1, dtype=np.int32)
+    sums = _sums(changed)
     left, top = np.floor(boxes[:, :2]).astype(int).clip(0, changed.shape[::-1]).T
     right, bottom = np.ceil(boxes[:, 2:]).astype(int).clip(0, changed.shape[::-1]).T
     seen: NDArray[np.bool_] = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left] > 0
     return seen
+
+
+def _sums(flags: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """How many are set above and left of each point."""
+    sums = np.zeros((flags.shape[0] + 1, flags.shape[1] + 1), np.int32)
+    sums[1:, 1:] = flags.cumsum(axis=0, dtype=np.int32).cumsum(axis=1, dtype=np.int32)
+    return sums
+
+
+def _most_together(edges: NDArray[np.bool_]) -> int:
+    """The most edges in any place of the size of a short word."""
+    height, width = min(WORD_HEIGHT, edges.shape[0]), min(WORD_WIDTH, edges.shape[1])
+    sums = _sums(edges)
+    rows = sums[height:] - sums[:-height]
+    return int((rows[:, width:] - rows[:, :-width]).max())
 
 
 def _edges(drawing: Gray) -> NDArray[np.bool_]:
