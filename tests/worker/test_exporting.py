@@ -279,6 +279,14 @@ def test_a_pdf_with_a_password_is_refused(tmp_path: Path) -> None:
         exported(tmp_path, document, read(1, [[line("read", UPRIGHT)]]))
 
 
+@pytest.mark.parametrize("revision", [4, 6])
+def test_a_pdf_that_needs_no_password_is_written_without_encryption(tmp_path: Path, revision: int) -> None:
+    document = pdf((300, 400), encryption=pikepdf.Encryption(owner="a", user="", R=revision))  # type: ignore[arg-type]
+    made = exported(tmp_path, document, read(1, [[line("read", UPRIGHT)]]))
+    assert pypdfium2.raw.FPDF_GetSecurityHandlerRevision(made) == -1
+    assert said_at(made, UPRIGHT, (800, 1000)) == "read"
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "side"),
     [

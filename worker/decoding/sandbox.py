@@ -1,7 +1,8 @@
 """What the kernel keeps from a decoder: Landlock takes the files, seccomp all system calls but those of decoding.
 
 Both need no privilege, hold for good, and are set by the process itself once it has imported what it needs. Left are
-its socket, the descriptors that its worker sends, and the system's fonts, for the text of PDFs that bring none.
+its socket, the descriptors that its worker sends, the system's fonts, for the text of PDFs that bring none, and random
+bytes, which qpdf wants of PDFs that are encrypted with AES-256.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ WALLS = (LANDLOCK, SECCOMP)
 
 #: Where pdfium looks for fonts on Linux.
 FONTS = ("/usr/share/fonts", "/usr/local/share/fonts", "/usr/share/X11/fonts")
+RANDOM = "/dev/urandom"
 
 # linux/prctl.h, linux/seccomp.h
 PR_SET_SECCOMP = 22
@@ -92,19 +94,19 @@ def _shut_files() -> bool:
     if rules < 0:
         return False
     try:
-        for folder in filter(os.path.isdir, FONTS):
-            _allow_reading(rules, folder)
+        for path in filter(os.path.exists, (*FONTS, RANDOM)):
+            _allow_reading(rules, path)
         return bool(_libc.syscall(LANDLOCK_RESTRICT_SELF, rules, 0) == 0)
     finally:
         os.close(rules)
 
 
-def _allow_reading(rules: int, folder: str) -> None:
-    descriptor = os.open(folder, os.O_PATH | os.O_CLOEXEC)
+def _allow_reading(rules: int, path: str) -> None:
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        rule = struct.pack("=Qi", READ_FILE | READ_DIR, descriptor)
+        rule = struct.pack("=Qi", READ_FILE | READ_DIR if os.path.isdir(path) else READ_FILE, descriptor)
         if _libc.syscall(LANDLOCK_ADD_RULE, rules, LANDLOCK_RULE_PATH_BENEATH, rule, 0):
-            raise OSError(ctypes.get_errno(), f"landlock: {folder}")
+            raise OSError(ctypes.get_errno(), f"landlock: {path}")
     finally:
         os.close(descriptor)
 

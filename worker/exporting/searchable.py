@@ -17,7 +17,7 @@ from worker.exporting.pictures import Pictures
 from worker.exporting.text_layer import InvisibleFont, Place, text_layer, turned_box
 
 #: A line that is so alike to what the page's own text says at its place is not written again.
-ALIKE = 0.6
+ALIKE = 0.8
 
 
 def write_searchable(
