@@ -15,7 +15,16 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Scope
 
-from producer.errors import BY_CODE, Internal, InvalidRequest, NotFinished, NotFound, OcrpoolError, Unauthorized
+from producer.errors import (
+    BY_CODE,
+    Internal,
+    InvalidRequest,
+    NotFinished,
+    NotFound,
+    OcrpoolError,
+    Unauthorized,
+    UploadTimeout,
+)
 from producer.escaping import escaped
 from producer.gateway import envelopes
 
@@ -133,8 +142,9 @@ def responses(*errors: type[OcrpoolError]) -> dict[int | str, dict[str, Any]]:
 
 async def _tell(request: Request, error: Exception) -> Response:
     assert isinstance(error, OcrpoolError)
-    # The rest of a body is not wanted: without this the server would read it all, however slowly it comes.
-    return problem_response(error, request.scope, headers={"Connection": "close"} if request.method == "POST" else None)
+    # Who is too slow is not waited for; and who waits to be asked for the body never is.
+    ends = isinstance(error, UploadTimeout) or "expect" in request.headers
+    return problem_response(error, request.scope, headers={"Connection": "close"} if ends else None)
 
 
 async def _tell_job(request: Request, error: Exception) -> Response:

@@ -16,9 +16,9 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from producer.errors import Unavailable
+from producer.errors import InvalidRequest, Unavailable
 from producer.gateway.app import create_app
-from producer.gateway.problems import problem_response
+from producer.gateway.problems import MEDIA_TYPE, problem_of, problem_response
 from producer.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -27,8 +27,11 @@ KEEP_ALIVE_S = 65
 #: Time that requests under way have when the server stops; long-polls answer at once.
 DRAIN_S = 30
 BACKLOG = 2048
-#: Time that a new connection has for the head of its first request.
-FIRST_REQUEST_S = 20
+#: Time that a client has for the head of a request.
+HEAD_S = 20
+#: So much of a body is still taken once it has been answered, and for so long: a connection that is closed before all of
+#: it has been read is reset, and the client may never see the answer.
+UNWANTED_BYTES, UNWANTED_S = 1 << 27, 10
 #: For load balancers and monitoring, which have to see a crowd from outside.
 ALWAYS_ANSWERED = frozenset({"/healthz", "/readyz", "/metrics"})
 #: Open files that a gateway needs beside those of its clients.
@@ -52,7 +55,7 @@ class Door:
             await self._app(scope, receive, send)
         elif self._inside >= self._most:
             crowded = Unavailable(f"The gateway answers {self._most} requests already.")
-            await problem_response(crowded, scope, headers={"Connection": "close"})(scope, receive, send)
+            await problem_response(crowded, scope)(scope, receive, send)
         else:
             self._inside += 1
             try:
@@ -62,19 +65,68 @@ class Door:
 
 
 class ImpatientProtocol(HttpToolsProtocol):
-    """Hangs up on a client that has not asked for anything `FIRST_REQUEST_S` seconds after it connected."""
+    """Hangs up on a client that takes too long for the head of a request, or goes on too long with a body that has been
+    answered. What is no HTTP is answered as every other error."""
+
+    _patience: asyncio.TimerHandle | None = None
+    #: Whether the body of the last request is still coming, and how much of it came after its answer.
+    _coming = False
+    _unwanted = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._impatience = self.loop.call_later(FIRST_REQUEST_S, self._lose_patience)
+        self._wait_for(HEAD_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._impatience.cancel()
+        self._wait_no_longer()
         super().connection_lost(exc)
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._wait_for(HEAD_S)
+
+    def on_headers_complete(self) -> None:
+        self._wait_no_longer()
+        self._coming, self._unwanted = True, 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        if self.cycle.response_complete:
+            self._unwanted += len(body)
+            if self._unwanted > UNWANTED_BYTES:
+                self.transport.close()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._coming = False
+        if self.cycle.response_complete:
+            self._wait_for(self.timeout_keep_alive)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._coming:
+            self._wait_for(UNWANTED_S)
+
+    def send_400_response(self, msg: str) -> None:
+        problem = problem_of(InvalidRequest("The request is not one of HTTP/1.1."), status=400)
+        body = problem.model_dump_json(exclude_none=True).encode()
+        head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"
+        self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)
+        self.transport.close()
+
+    def _wait_for(self, seconds: float) -> None:
+        self._wait_no_longer()
+        self._patience = self.loop.call_later(seconds, self._lose_patience)
+
+    def _wait_no_longer(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+
     def _lose_patience(self) -> None:
-        if self.cycle is None:
-            self.transport.close()  # type: ignore[unreachable]  # uvicorn annotates `cycle` as if it were never None
+        # Nobody hangs up on a request that is being answered, although the next one may have begun.
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
 
 class GatewayServer(uvicorn.Server):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 import os
 import socket
 import sys
@@ -34,10 +36,14 @@ def files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+def connected(url: str) -> socket.socket:
+    address = urlparse(url)
+    return socket.create_connection((address.hostname, address.port or 0), timeout=30)
+
+
 def begin_upload(url: str, head: bytes, body: bytes, length: int = 1_000_000) -> socket.socket:
     """A client that announces `length` bytes and sends `body` of them."""
-    address = urlparse(url)
-    client = socket.create_connection((address.hostname, address.port or 0), timeout=30)
+    client = connected(url)
     client.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\n" + head + b"Content-Length: %d\r\n\r\n" % length + body)
     return client
 
@@ -72,9 +78,37 @@ def test_a_client_that_drips_is_told_when_its_time_is_over(settings: Settings) -
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_refused_upload_is_not_read_to_its_end(settings: Settings) -> None:
+def test_a_refused_upload_is_not_read_to_its_end(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "UNWANTED_S", 0.2)
     with Served(settings) as served, begin_upload(served.url, b"Content-Type: text/plain\r\n", b"slow") as client:
         assert answer_and_end(client).startswith(b"HTTP/1.1 415 ")
+
+
+def test_a_refused_upload_that_goes_on_and_on_is_cut(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "UNWANTED_BYTES", 1_000_000)
+    with Served(settings) as served, begin_upload(served.url, b"Content-Type: text/plain\r\n", b"x", 1 << 30) as client:
+        assert client.recv(65536).startswith(b"HTTP/1.1 415 ")
+        with pytest.raises(ConnectionError):
+            client.sendall(bytes(1 << 29))
+
+
+def test_whoever_sends_all_before_it_listens_is_told_of_a_refusal(settings: Settings) -> None:
+    async def send_many(url: str) -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+            document = PDF.ljust(300_000, b"\0")
+            return await asyncio.gather(*(http.post("/v1/jobs", files={"file": document}) for _ in range(20)))
+
+    with Served(settings.model_copy(update={"api_keys": "on"})) as served:
+        for answer in asyncio.run(send_many(served.url)):
+            assert_problem(answer, 401, "unauthorized")
+
+
+def test_what_is_no_http_is_answered_as_every_error(settings: Settings) -> None:
+    with Served(settings) as served, connected(served.url) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nContent-Length: abc\r\n\r\n")
+        head, _, body = answer_and_end(client).partition(b"\r\n\r\n")
+    assert b"Content-Type: application/problem+json" in head
+    assert json.loads(body)["code"] == "invalid_request"
 
 
 def test_a_crowd_is_answered_unavailable_until_it_leaves(settings: Settings) -> None:
@@ -89,13 +123,17 @@ def test_a_crowd_is_answered_unavailable_until_it_leaves(settings: Settings) -> 
         wait_until(lambda: served.http.post("/v1/jobs", files={"file": ("a.png", PNG)}).status_code == 202)
 
 
-def test_a_connection_that_asks_for_nothing_is_closed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "FIRST_REQUEST_S", 0.2)
-    with Served(settings) as served:
-        address = urlparse(served.url)
-        with socket.create_connection((address.hostname, address.port or 0), timeout=30) as client:
-            client.sendall(b"GET / HTTP/1.1\r\nHost")
-            assert client.recv(1) == b""
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_connection_that_does_not_ask_to_the_end_is_closed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    monkeypatch.setattr(server, "HEAD_S", 0.5)
+    with Served(settings) as served, connected(served.url) as client:
+        for _ in range(before):
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        client.sendall(b"GET / HTTP/1.1\r\nHost")
+        assert client.recv(1) == b""
 
 
 def test_json_carries_less_than_a_form_and_says_so(settings: Settings) -> None:
