@@ -267,6 +267,20 @@ def _leaves(root: type[OcrpoolError]) -> Iterator[type[OcrpoolError]]:
         yield from _leaves(child)
 
 
+#: What a job may end with that has no page which was read.
+JOB_ERRORS: tuple[type[OcrpoolError], ...] = (
+    CorruptDocument,
+    EncryptedDocument,
+    TooManyPages,
+    ImageTooLarge,
+    UnsupportedMediaType,
+    FetchFailed,
+    PageTimeout,
+    PoisonDocument,
+    EngineOutOfMemory,
+    Cancelled,
+    DeadlineExceeded,
+)
 #: Every code, and the class that raises it.
 BY_CODE: dict[str, type[OcrpoolError]] = {leaf.code: leaf for leaf in _leaves(OcrpoolError)}
 

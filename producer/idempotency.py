@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
 from producer.errors import InvalidRequest
-from producer.job import Job, Tenant
+from producer.job import Job, ReadOptions, Tenant
 
 #: Printable ASCII. As a structured field, which the draft asks for and few clients send, it stands in quotes.
 _KEY = re.compile(r'"?([\x20-\x21\x23-\x7e]{1,255})"?')
@@ -29,6 +30,12 @@ def named(key: str, tenant: Tenant = "") -> str:
 def part_of(name: str, number: int) -> str:
     """The name of the key of one of many documents that came under the key of that name."""
     return hashlib.sha256(f"{name} {number}".encode()).hexdigest()
+
+
+def print_of_many(contents: Iterable[str], names: Iterable[str], options: ReadOptions) -> str:
+    """The fingerprint of a request with many documents: their digests, their names and the options of all."""
+    request = "\0".join((*contents, *names, options.model_dump_json(exclude={"cache"})))
+    return hashlib.sha256(request.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -359,7 +359,10 @@ class JobResult(Contract):
     id: JobId
     name: str = ""
     state: JobState
+    #: Those that came to an outcome: a job that was cancelled or expired has fewer than were to be read.
     pages: tuple[PageOutcome, ...]
+    #: How many were to be read. None if the document's pages were not counted.
+    pages_total: int | None = None
     error: ErrorDetail | None = None
 
     @property

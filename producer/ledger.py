@@ -72,6 +72,7 @@ from producer.blobs import BlobStore, open_store
 from producer.errors import (
     Cancelled,
     DeadlineExceeded,
+    IdempotencyMismatch,
     NotFinished,
     NotFound,
     OcrpoolError,
@@ -318,6 +319,18 @@ class Ledger:
             with suppress(redis.exceptions.RedisError):  # it goes by itself
                 self.redis.delete(f"{self.namespace}:{note}")
 
+    def use_for(self, name: str, fingerprint: str) -> None:
+        """Say what the idempotency key of that name is used for, where that is more than one job.
+
+        Raises:
+            IdempotencyMismatch: it was used for something else.
+        """
+        key, ttl_s = f"{self.namespace}:request:{name}", int(self.settings.deadline_s + self.settings.result_ttl_s)
+        with reachable():
+            self.redis.set(key, fingerprint, nx=True, ex=max(1, ttl_s))
+            if self.redis.get(key) not in (None, fingerprint.encode()):
+                raise IdempotencyMismatch("The idempotency key was used with other documents, names or options.")
+
     def plan(self, claim: Claim, spans: Sequence[Span]) -> list[Unit]:
         """Replace the claimed `prepare` by the job's spans, and return the units to publish: none if it came late."""
         units, lane = [str(span) for span in spans], claim.job.options.lane.value
@@ -381,7 +394,14 @@ class Ledger:
         outcomes = tuple(OUTCOME.validate_json(outcome) for outcome in found)
         if len(outcomes) < status.pages_done + status.pages_failed:
             raise NotFound(f"The job {job_id} is gone.")
-        return JobResult(id=job_id, name=status.name, state=status.state, pages=outcomes, error=status.error)
+        return JobResult(
+            id=job_id,
+            name=status.name,
+            state=status.state,
+            pages=outcomes,
+            pages_total=status.pages_total,
+            error=status.error,
+        )
 
     def _few_outcomes(self, found: Mapping[bytes, bytes], pages: Iterator[int]) -> Iterator[bytes]:
         each = (found.get(str(page).encode()) for page in pages)

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from pydantic import Field
 
-from producer.job import Contract, JobId, JobState, JobStatus, Tenant
+from producer.job import PREPARE, Contract, JobId, JobState, JobStatus, Span, Tenant
 from producer.ledger import Ledger
 from producer.scripts import reachable
 
@@ -58,7 +58,8 @@ class PageTrace(Contract):
     failed: bool
     at: float
     worker: str = ""
-    #: From when a thread began with the page until its pixels were there.
+    #: From when the worker had its unit until a thread began with the page, and from then until its pixels were there.
+    waited_ms: float | None = None
     rasterise_ms: float | None = None
     #: Its batches in each stage, the first few of them.
     stages: dict[str, tuple[BatchShare, ...]] = Field(default_factory=dict)
@@ -77,10 +78,10 @@ class Timeline(Contract):
     complete: bool = True
 
 
-def traced(rasterise_ms: float, stages: Mapping[str, Sequence[BatchShare]]) -> str:
+def traced(waited_ms: float, rasterise_ms: float, stages: Mapping[str, Sequence[BatchShare]]) -> str:
     """Where a page's time went, as the ledger keeps it."""
     shares = {stage: [share.model_dump() for share in some] for stage, some in stages.items()}
-    return json.dumps({"rasterise_ms": round(rasterise_ms, 1), "stages": shares})
+    return json.dumps({"waited_ms": round(waited_ms, 1), "rasterise_ms": round(rasterise_ms, 1), "stages": shares})
 
 
 def read_timeline(ledger: Ledger, job_id: str, tenant: Tenant | None = None) -> Timeline:
@@ -121,10 +122,13 @@ def _told(status: JobStatus, notes: Sequence[dict[str, Any]]) -> Timeline:
             case ended if attempt is not None:
                 attempt |= {"ended": ended, "ended_at": at}
     if status.final:
-        # Whoever held a unit when the job ended does not come back to say so.
+        # Whoever held a unit when the job ended does not come back to say so, nor whoever ended it by the last page.
+        told_at = {page.page: page.at for page in pages}
         for attempt in attempts:
-            attempt.setdefault("ended", "job_ended")
-            attempt.setdefault("ended_at", status.finished_at)
+            own = () if attempt["unit"] == PREPARE else Span.parse(attempt["unit"]).pages
+            done = latest[attempt["unit"]] is attempt and own and all(page in told_at for page in own)
+            attempt.setdefault("ended", "done" if done else "job_ended")
+            attempt.setdefault("ended_at", max(told_at[page] for page in own) if done else status.finished_at)
     return Timeline(
         id=status.id,
         state=status.state,

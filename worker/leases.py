@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ class Lease:
     """A claim that is renewed while it is held."""
 
     claim: Claim
+    #: By this process's clock.
+    began: float = field(default_factory=time.perf_counter)
     #: Set once the job has ended or another worker holds the unit: what is read from now on is refused.
     lost: threading.Event = field(default_factory=threading.Event)
     #: Set once the device has failed under one of its pages, which may be the cause.

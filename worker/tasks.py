@@ -189,6 +189,7 @@ def _read(station: Station, lease: Lease, document: Path, page: int, deadline: f
     `trace` gets where the time went, however the reading ends.
     """
     job, started = lease.claim.job, time.perf_counter()
+    waited_ms = 1000 * (started - lease.began)
     own = None
     if job.options.pdf_text != "ocr" and job.media_type is MediaType.PDF:
         own = OwnText.of(station.rasteriser, document, page)
@@ -205,7 +206,7 @@ def _read(station: Station, lease: Lease, document: Path, page: int, deadline: f
                 job, page, raster, passage, rasterise_ms, deadline=deadline, cancelled=lease.lost.is_set
             )
         finally:
-            trace.append(traced(rasterise_ms, passage.shares))
+            trace.append(traced(waited_ms, rasterise_ms, passage.shares))
     if own is None:
         return read
     return replace(read, result=own.beside(read.result, compare=job.options.pdf_text == "verify"))

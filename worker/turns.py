@@ -1,5 +1,5 @@
 """Threads for pages, shared fairly: jobs take turns, so that one page never waits behind a long document's hundred, and
-jobs of the interactive lane come before the others."""
+jobs of the interactive lane come before the others, with a thread of their own that no bulk page takes."""
 
 from __future__ import annotations
 
@@ -40,16 +40,22 @@ class _Ring:
 
 
 class Turns:
-    """A pool of threads that takes the next call of each job in turn. Calls of one job start in order."""
+    """A pool of threads that takes the next call of each job in turn. Calls of one job start in order.
 
-    def __init__(self, threads: int) -> None:
+    `for_interactive` threads more are the interactive lane's alone.
+    """
+
+    def __init__(self, threads: int, *, for_interactive: int = 1) -> None:
         self._interactive = _Ring()
         self._bulk = _Ring()
         #: Turns that bulk has given up to the interactive lane since its last one.
         self._given_up = 0
         self._changed = threading.Condition()
         self._stopping = False
-        self._threads = [threading.Thread(target=self._serve, name=f"page-{n}", daemon=True) for n in range(threads)]
+        self._threads = [
+            threading.Thread(target=self._serve, args=(n >= threads,), name=f"page-{n}", daemon=True)
+            for n in range(threads + for_interactive)
+        ]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -72,7 +78,7 @@ class Turns:
             if self._stopping:
                 raise RuntimeError("the page threads are stopping")
             (self._interactive if lane is Lane.INTERACTIVE else self._bulk).add(job_id, run)
-            self._changed.notify()
+            self._changed.notify_all()
         return future
 
     def stop(self) -> None:
@@ -85,16 +91,18 @@ class Turns:
         for thread in self._threads:
             thread.join()
 
-    def _serve(self) -> None:
-        while call := self._next():
+    def _serve(self, interactive_alone: bool) -> None:
+        while call := self._next(interactive_alone):
             call()
 
-    def _next(self) -> Call | None:
+    def _next(self, interactive_alone: bool) -> Call | None:
         with self._changed:
-            while not (self._interactive or self._bulk):
+            while not (self._interactive or (self._bulk and not interactive_alone)):
                 if self._stopping:
                     return None
                 self._changed.wait()
+            if interactive_alone:
+                return self._interactive.take()
             if self._bulk and (not self._interactive or self._given_up >= BULK_SHARE - 1):
                 self._given_up = 0
                 return self._bulk.take()

@@ -99,8 +99,13 @@ def raise_without_pages(result: JobResult) -> None:
 
 def nothing_read(result: JobResult) -> bool:
     """Whether the job failed without any page that was read."""
-    return result.error is not None and pages_failed(result) == len(result.pages)
+    return result.error is not None and pages_read(result) == 0
 
 
-def pages_failed(result: JobResult) -> int:
-    return sum(page.kind == "failure" for page in result.pages)
+def pages_read(result: JobResult) -> int:
+    return sum(page.kind == "page" for page in result.pages)
+
+
+def pages_missing(result: JobResult) -> int:
+    """The pages that were to be read and were not: they failed, or the job ended before."""
+    return (result.pages_total or len(result.pages)) - pages_read(result)

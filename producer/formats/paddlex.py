@@ -85,4 +85,4 @@ def _data_info(result: JobResult, media_type: MediaType) -> dict[str, Any]:
     if media_type.single_page:
         return {**sizes[0], "type": "image"} if sizes else {}
     kind = "pdf" if media_type is MediaType.PDF else "tiff"
-    return {"numPages": len(sizes), "pages": sizes, "type": kind}
+    return {"numPages": result.pages_total or len(sizes), "pages": sizes, "type": kind}

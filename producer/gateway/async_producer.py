@@ -10,9 +10,10 @@ from typing import Self, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
+from producer.documents import content_digest
 from producer.errors import InvalidRequest, OcrpoolError, renamed
 from producer.gateway.documents import ManyFiles, Upload
-from producer.idempotency import named
+from producer.idempotency import named, print_of_many
 from producer.job import JobStatus, ReadOptions, Tenant
 from producer.producer import JobHandle, Producer
 
@@ -78,6 +79,10 @@ class AsyncProducer:
         self, upload: ManyFiles, batch: str, idempotency_key: str | None
     ) -> tuple[list[JobStatus | OcrpoolError], bool]:
         self._check_webhook(upload.options)
+        if idempotency_key is not None:
+            name = named(idempotency_key, self.producer.tenant or "")
+            contents = map(content_digest, upload.files)
+            self.producer.ledger.use_for(name, print_of_many(contents, upload.names, upload.options))
         handles = self.producer.submit_all(
             upload.files, upload.options, names=upload.names, batch=batch, idempotency_key=idempotency_key
         )

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, Field
 
 from producer.errors import (
+    IdempotencyMismatch,
     InvalidRequest,
     NotFound,
     OcrpoolError,
@@ -101,7 +102,15 @@ def batch_path(batch_id: str) -> str:
                 }
             },
         },
-        **responses(InvalidRequest, RequestInProgress, TooLarge, UnsupportedMediaType, UploadTimeout, Unavailable),
+        **responses(
+            InvalidRequest,
+            IdempotencyMismatch,
+            RequestInProgress,
+            TooLarge,
+            UnsupportedMediaType,
+            UploadTimeout,
+            Unavailable,
+        ),
     },
 )
 async def submit(request: Request, gateway: TheGateway, idempotency_key: IdempotencyHeader = None) -> Response:
@@ -110,8 +119,8 @@ async def submit(request: Request, gateway: TheGateway, idempotency_key: Idempot
     Each is accepted or refused on its own, as if it had come alone: look at each document's `problem`, whatever the
     answer's status. `Retry-After` tells that some of those may be accepted later.
 
-    Sent again under the same `Idempotency-Key` it is the same batch: what was accepted before is the same job, and what
-    was refused is looked at anew.
+    The same request again under the same `Idempotency-Key` is the same batch: what was accepted before is the same job,
+    and what was refused is looked at anew. Another request under the key is refused.
     """
     batch = new_batch_id()
     if idempotency_key is not None:
@@ -170,7 +179,7 @@ def _accepted(batch: str, names: list[str], found: list[JobStatus | OcrpoolError
                 }
             },
         },
-        **responses(NotFound, Unavailable),
+        **responses(InvalidRequest, NotFound, Unavailable),
     },
 )
 async def status(gateway: TheGateway, batch_id: BatchIdInPath) -> Response:

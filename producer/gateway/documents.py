@@ -7,7 +7,7 @@ import binascii
 import tempfile
 import time
 from asyncio import timeout
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import IO, Any, Protocol
@@ -26,7 +26,7 @@ from producer.settings import Settings
 
 #: What a body may carry beside the document: boundaries, part headers and option fields.
 OVERHEAD_BYTES = 1 << 16
-FIELD_BYTES = 4096
+FIELD_BYTES = 8192
 #: The head of one of many files in a form.
 PART_BYTES = 512
 MAX_FIELDS = 32
@@ -257,10 +257,18 @@ async def _form(bounded: Request, max_files: int = 1) -> AsyncIterator[FormData]
         await form.close()
 
 
+def once_each(fields: Iterable[tuple[str, UploadFile | str]]) -> dict[str, UploadFile | str]:
+    """The fields of a form by name. Raises `InvalidRequest` for a name that comes twice."""
+    found: dict[str, UploadFile | str] = {}
+    for name, value in fields:
+        if name in found:
+            raise InvalidRequest(f"{shown_field(name)}: the form names this field twice.")
+        found[name] = value
+    return found
+
+
 def _from_form(form: FormData, max_bytes: int) -> FormUpload:
-    fields = dict(form.multi_items())
-    if len(fields) != len(form.multi_items()):
-        raise InvalidRequest("The form names a field twice.")
+    fields = once_each(form.multi_items())
     file = fields.pop("file", None)
     if not isinstance(file, UploadFile):
         raise InvalidRequest("file: the form has no file in the field of this name.")
@@ -306,11 +314,9 @@ def _many_from_form(form: FormData, too_large: TooLarge, max_bytes: int) -> Many
         raise InvalidRequest("file: the form has no file in a field of this name.")
     if sum(file.size or 0 for file in files) > max_bytes:
         raise too_large
-    fields = [(field, value) for field, value in form.multi_items() if field != "file"]
-    if len(dict(fields)) != len(fields):
-        raise InvalidRequest("The form names a field twice.")
+    fields = once_each((field, value) for field, value in form.multi_items() if field != "file")
     names = [shown_name(file.filename or "")[:NAME_CHARS] for file in files]
-    chosen = {field: value for field, value in fields if value != ""}
+    chosen = {field: value for field, value in fields.items() if value != ""}
     return ManyFiles([file.file for file in files], names, _options(chosen))
 
 

@@ -12,14 +12,13 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from producer.errors import (
-    CorruptDocument,
+    JOB_ERRORS,
     FormatUnavailable,
     OcrpoolError,
-    PageTimeout,
     TooLarge,
     Unavailable,
 )
-from producer.formats import Format, pages_failed, raise_without_pages
+from producer.formats import Format, pages_missing, raise_without_pages
 from producer.gateway.problems import JobProblem
 from producer.gateway.state import Gateway
 from producer.job import JobResult
@@ -33,9 +32,10 @@ _BY_MEDIA_TYPE = {one.media_type: one for one in (Format.JSONL, Format.TEXT, For
 #: Formats that a browser saves instead of showing them.
 _SAVED = (Format.PDF, Format.HOCR)
 _CHUNK_BYTES = 1 << 18
+_WEIGHT = re.compile(r"q=(1(?:\.0{0,3})?|0(?:\.[0-9]{0,3})?)")
 
-#: What making a file of a document may answer, beside the document's own error.
-EXPORT_ERRORS = (FormatUnavailable, CorruptDocument, TooLarge, PageTimeout, Unavailable)
+#: What making a file of a document may answer: an error of its own, or that of a job without any page.
+EXPORT_ERRORS: tuple[type[OcrpoolError], ...] = (FormatUnavailable, TooLarge, Unavailable, *JOB_ERRORS)
 
 
 class FileAnswer(Response):
@@ -70,11 +70,17 @@ async def page_overlay(gateway: Gateway, job_id: str, page: int) -> Response:
 
 
 def accepted(accept: str) -> Format:
-    """The first format that the header names. Clients that take JSON, or anything, get JSON."""
-    kinds = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
-    if Format.JSON.media_type in kinds:
-        return Format.JSON
-    return next((_BY_MEDIA_TYPE[kind] for kind in kinds if kind in _BY_MEDIA_TYPE), Format.JSON)
+    """The format that the header likes best, JSON before others that it likes as much; JSON if it names none."""
+    liked: dict[str, float] = {}
+    for part in accept.split(","):
+        kind, *parameters = (word.strip().lower() for word in part.split(";"))
+        weight = next((found[1] for found in map(_WEIGHT.fullmatch, parameters) if found), "1")
+        liked.setdefault(kind, float(weight))
+    best, most = Format.JSON, liked.get(Format.JSON.media_type, 0.0)
+    for kind, weight in liked.items():
+        if kind in _BY_MEDIA_TYPE and weight > most:
+            best, most = _BY_MEDIA_TYPE[kind], weight
+    return best
 
 
 def _text(gateway: Gateway, job_id: str, format: Format, location: str) -> Response:
@@ -105,7 +111,7 @@ def _found(gateway: Gateway, job_id: str, format: Format, location: str) -> tupl
             raise_without_pages(result)
         except OcrpoolError as error:
             raise JobProblem(error, location) from error
-        headers["OCRPool-Pages-Failed"] = str(pages_failed(result))
+        headers["OCRPool-Pages-Failed"] = str(pages_missing(result))
     return result, headers
 
 

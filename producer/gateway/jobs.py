@@ -231,7 +231,7 @@ async def result(
             "description": "Where the job stands now.",
             "content": {"application/json": {"example": {**STATUS_EXAMPLE, "state": "cancelled"}}},
         },
-        **responses(NotFound, Unavailable),
+        **responses(InvalidRequest, NotFound, Unavailable),
     },
 )
 async def cancel(gateway: TheGateway, job_id: JobIdInPath) -> Response:

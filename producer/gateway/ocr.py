@@ -10,27 +10,23 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from producer.errors import (
-    Cancelled,
-    CorruptDocument,
+    JOB_ERRORS,
     DeadlineExceeded,
-    EncryptedDocument,
-    ImageTooLarge,
+    FetchForbidden,
+    IdempotencyMismatch,
     InvalidRequest,
     NotFinished,
     OcrpoolError,
-    PageTimeout,
-    PoisonDocument,
     QueueFull,
+    RequestInProgress,
     TooLarge,
-    TooManyPages,
     Unavailable,
-    UnsupportedMediaType,
     UploadTimeout,
 )
 from producer.gateway import paddlex
 from producer.gateway.documents import received
 from producer.gateway.envelopes import SERVING_REFUSAL, sends_json
-from producer.gateway.jobs import job_path
+from producer.gateway.jobs import IdempotencyHeader, job_path
 from producer.gateway.openapi import OCR_BODY, RESULT_EXAMPLE, inlined
 from producer.gateway.paddlex import InferAnswer, InferRequest
 from producer.gateway.problems import JobProblem, responses
@@ -71,39 +67,37 @@ class OcrAnswer(BaseModel):
         **_both_ways(
             responses(
                 InvalidRequest,
+                IdempotencyMismatch,
+                RequestInProgress,
+                FetchForbidden,
                 TooLarge,
-                TooManyPages,
-                ImageTooLarge,
-                UnsupportedMediaType,
                 UploadTimeout,
-                CorruptDocument,
-                EncryptedDocument,
-                PageTimeout,
-                PoisonDocument,
-                Cancelled,
                 QueueFull,
                 Unavailable,
-                DeadlineExceeded,
+                *JOB_ERRORS,
             )
         ),
     },
 )
-async def read(request: Request, gateway: TheGateway) -> Response:
+async def read(request: Request, gateway: TheGateway, idempotency_key: IdempotencyHeader = None) -> Response:
     """Waits until every page is read, up to the gateway's longest wait.
 
     When that is not enough the answer is 504 and its `Location` is the job, which goes on and can be followed there.
     A document that cannot be read answers its own error.
 
+    Sent again under the same `Idempotency-Key` it is the same job, read once.
+
     JSON is answered as PaddleX's server does: `file` in base64 and its options bring `result.ocrResults`, and errors
     come as `errorCode` and `errorMsg`.
     """
-    if sends_json(request.scope):
-        status, asked = await paddlex.submit(request, gateway)
-        answer = partial(paddlex.answer, gateway, status.id, asked)
-    else:
-        async with received(request, gateway.settings) as upload:
-            _, status = await gateway.producer.submit(upload)
-        answer = partial(gateway.producer.call, partial(_answer, gateway, status.id))
+    async with gateway.producer.sole_use(idempotency_key):
+        if sends_json(request.scope):
+            status, asked = await paddlex.submit(request, gateway, idempotency_key)
+            answer = partial(paddlex.answer, gateway, status.id, asked)
+        else:
+            async with received(request, gateway.settings) as upload:
+                _, status = await gateway.producer.submit(upload, idempotency_key)
+            answer = partial(gateway.producer.call, partial(_answer, gateway, status.id))
     location = job_path(status.id)
     limit_s = gateway.settings.max_wait_s
 

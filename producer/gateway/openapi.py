@@ -70,6 +70,7 @@ RESULT_EXAMPLE: dict[str, Any] = {
             "timings": {"rasterise_ms": 7.1, "detect_ms": 48.0, "recognise_ms": 95.5},
         }
     ],
+    "pages_total": 1,
     "error": None,
 }
 

@@ -25,7 +25,7 @@ from producer.errors import InvalidRequest, TooLarge, renamed
 from producer.escaping import NAME_CHARS, shown_name
 from producer.formats import paddlex
 from producer.gateway.batches import BatchIdInPath
-from producer.gateway.documents import Document, received
+from producer.gateway.documents import Document, once_each, received
 from producer.gateway.envelopes import JOB_REFUSAL, PADDLEOCR, documented, log_id
 from producer.gateway.jobs import JobIdInPath
 from producer.gateway.openapi import inlined
@@ -94,9 +94,7 @@ class _Form:
     served: ServedModels
 
     def opened(self) -> AbstractContextManager[Document]:
-        fields: dict[str, Any] = dict(self.form.multi_items())
-        if len(fields) != len(self.form.multi_items()):
-            raise InvalidRequest("The form names a field twice.")
+        fields: dict[str, Any] = once_each(self.form.multi_items())
         file = fields.pop("file", None)
         if not isinstance(file, UploadFile | None):
             raise InvalidRequest("file: the form has no file in the field of this name.")

@@ -94,7 +94,7 @@ def _kind(is_pdf: bool) -> str:
     return "a PDF (0)" if is_pdf else "an image (1)"
 
 
-async def submit(request: Request, gateway: Gateway) -> tuple[JobStatus, InferRequest]:
+async def submit(request: Request, gateway: Gateway, idempotency_key: str | None) -> tuple[JobStatus, InferRequest]:
     """Accept the document in a JSON body. Returns where its job stands, and what was asked."""
     bodies: list[_Body] = []
 
@@ -103,7 +103,7 @@ async def submit(request: Request, gateway: Gateway) -> tuple[JobStatus, InferRe
         return bodies[0]
 
     async with received(request, gateway.settings, body=body) as upload:
-        _, status = await gateway.producer.submit(upload)
+        _, status = await gateway.producer.submit(upload, idempotency_key)
         return status, await gateway.producer.call(bodies[0].asked)
 
 

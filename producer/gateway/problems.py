@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -13,6 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import compile_path
 from starlette.types import Scope
 
 from producer.errors import (
@@ -40,6 +42,7 @@ RETRY_AFTER_S = 5
 
 
 #: Where pydantic's own words are for programmers.
+_MEMBER = re.compile(r"<\w+\.\w+: ('[^']*')>")
 _SENTENCES = {"model_type": "an object is wanted", "model_attributes_type": "an object is wanted"}
 
 
@@ -111,6 +114,7 @@ def invalid(errors: Sequence[Any]) -> InvalidRequest:
     first = errors[0]
     where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
     what = _SENTENCES.get(first["type"]) or str(first["msg"]).removeprefix("Value error, ").rstrip(".")
+    what = _MEMBER.sub(r"\1", what)
     return InvalidRequest(f"{shown_field('.'.join(where)) or 'The request'}: {what[0].lower()}{what[1:]}.")
 
 
@@ -164,9 +168,17 @@ async def _tell_http(request: Request, error: Exception) -> Response:
         return problem_response(NotFound("There is nothing at this address."), request.scope)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         refusal = InvalidRequest(f"This address does not answer to {request.method}.")
+        headers = {**(error.headers or {}), **_allowed(request)}
     else:
-        refusal = InvalidRequest(str(error.detail))
-    return problem_response(refusal, request.scope, status=error.status_code, headers=error.headers)
+        refusal, headers = InvalidRequest(str(error.detail)), dict(error.headers or {})
+    return problem_response(refusal, request.scope, status=error.status_code, headers=headers)
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """What the address answers to: the framework names the methods of one of its routes alone."""
+    described = request.app.openapi()["paths"].items()
+    of_it = [methods for path, methods in described if compile_path(path)[0].match(request.scope["path"])]
+    return {"Allow": ", ".join(sorted({method.upper() for methods in of_it for method in methods}))} if of_it else {}
 
 
 async def _tell_nobody(request: Request, error: Exception) -> Response:

@@ -61,7 +61,7 @@ def _pages(gateway: Gateway, job_id: str, after: int, limit: int) -> tuple[str, 
             "description": "Who held which pages, and where their time went.",
             "content": {"application/json": {"example": TIMELINE_EXAMPLE}},
         },
-        **responses(NotFound, Unavailable),
+        **responses(InvalidRequest, NotFound, Unavailable),
     },
 )
 async def timeline(gateway: TheGateway, job_id: JobIdInPath) -> Response:

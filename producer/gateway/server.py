@@ -29,8 +29,8 @@ DRAIN_S = 30
 BACKLOG = 2048
 #: Time that a client has for the head of a request.
 HEAD_S = 20
-#: So much of a body is still taken once it has been answered, and for so long: a connection that is closed before all of
-#: it has been read is reset, and the client may never see the answer.
+#: So much of a body is still taken once it has been answered, and for so long: a connection that is closed before it is
+#: read is reset, and the client may never see the answer.
 UNWANTED_BYTES, UNWANTED_S = 1 << 27, 10
 #: For load balancers and monitoring, which have to see a crowd from outside.
 ALWAYS_ANSWERED = frozenset({"/healthz", "/readyz", "/metrics"})

@@ -139,7 +139,7 @@ def test_a_cancelled_job_is_let_go_of_at_the_next_page(ledger: Ledger, settings:
     job = make_job()
     units = ledger.accept(job, document_pages=100).units
     engine = Reader(at=5, then=lambda: ledger.cancel(job.id))
-    turns, leases = Turns(1), LeaseKeeper(ledger, settings.lease_renew_s)
+    turns, leases = Turns(1, for_interactive=0), LeaseKeeper(ledger, settings.lease_renew_s)
     worker = SimpleNamespace(
         **vars(station(ledger, threading.Event(), ledger)) | {"engine": engine},
         leases=leases,

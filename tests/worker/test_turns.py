@@ -14,7 +14,7 @@ from worker.turns import BULK_SHARE, Turns
 
 @pytest.fixture
 def one_thread() -> Iterator[Turns]:
-    turns = Turns(1)
+    turns = Turns(1, for_interactive=0)
     turns.start()
     yield turns
     turns.stop()
@@ -55,6 +55,30 @@ def test_interactive_jobs_go_first_and_bulk_has_its_share(one_thread: Turns) -> 
     # Then one turn of each share is bulk's, where jobs take turns too, and the rest comes once nobody else waits
     share = [Lane.INTERACTIVE] * (BULK_SHARE - 1)
     assert order == [*share, Lane.BULK, *share, Lane.QUARANTINE, Lane.BULK, Lane.BULK]
+
+
+def test_an_interactive_page_waits_for_no_bulk_page_to_end() -> None:
+    turns = Turns(2)
+    turns.start()
+    gate, inside = threading.Event(), threading.Semaphore(0)
+
+    def hold() -> None:
+        inside.release()
+        gate.wait()
+
+    try:
+        # Given threads that are all taken by long bulk pages, and more of them that wait
+        bulk = [turns.submit("book", Lane.BULK, hold) for _ in range(4)]
+        assert all(inside.acquire(timeout=10) for _ in range(2))
+        # Then an interactive one is read at once, and bulk gets no more hands than it had
+        assert turns.submit("letter", Lane.INTERACTIVE, lambda: 7).result(timeout=10) == 7
+        assert not inside.acquire(blocking=False)
+    finally:
+        gate.set()
+    for future in bulk:
+        future.result(timeout=10)
+    turns.stop()
+    turns.join()
 
 
 def test_an_error_reaches_its_caller_and_the_thread_lives(one_thread: Turns) -> None:

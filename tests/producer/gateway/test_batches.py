@@ -86,22 +86,35 @@ def test_a_pool_that_gets_full_takes_what_it_can(settings: Settings, ledger: Led
     assert stored(ledger) == 2
 
 
-def test_a_batch_that_is_sent_again_under_its_key_is_the_same(http: httpx.Client, ledger: Ledger) -> None:
-    # Given a batch with a document that is refused
+def test_a_batch_that_is_sent_again_under_its_key_is_the_same(settings: Settings, ledger: Ledger) -> None:
     key = {"Idempotency-Key": "nightly-17"}
-    first = http.post("/v1/batches", files=files(PNG, b"no such type", PDF), headers=key)
-    assert "idempotent-replayed" not in first.headers
-    # When it comes again, with another document in the place of the last
-    again = http.post("/v1/batches", files=files(PNG, PNG, PDF + b" "), headers=key)
-    # Then what was accepted is the job that it was, what was refused is looked at anew, and the other is refused
-    assert again.headers["idempotent-replayed"] == "true"
-    assert again.json()["id"] == first.json()["id"]
-    before, now = (answer.json()["documents"] for answer in (first, again))
-    assert now[0]["job"]["id"] == before[0]["job"]["id"]
-    assert now[1]["job"] is not None
-    assert now[2]["problem"]["code"] == "idempotency_mismatch"
-    assert stored(ledger) == ledger.totals()["jobs_accepted"] == 3
-    # And two such requests at once are one too many
+    with Served(settings.model_copy(update={"max_queued_jobs": 2})) as served:
+        http = served.http
+        # Given a batch of which a full pool has refused the last document
+        first = http.post("/v1/batches", files=files(PNG, PDF, PDF), headers=key)
+        assert "idempotent-replayed" not in first.headers
+        before = first.json()["documents"]
+        assert before[2]["problem"]["code"] == "queue_full"
+        # When it comes again once there is room
+        ledger.cancel(before[0]["job"]["id"])
+        again = http.post("/v1/batches", files=files(PNG, PDF, PDF), headers=key)
+        # Then what was accepted is the job that it was, and what was refused is looked at anew
+        assert again.headers["idempotent-replayed"] == "true"
+        assert again.json()["id"] == first.json()["id"]
+        now = again.json()["documents"]
+        assert [one["job"]["id"] for one in now[:2]] == [one["job"]["id"] for one in before[:2]]
+        assert now[2]["job"] is not None
+        assert stored(ledger) == ledger.totals()["jobs_accepted"] == 3
+        # And anything else under its key is refused whole
+        for other in (files(PNG), files(PNG, PDF, PDF, PNG), files(PNG, PDF, PDF + b" ")):
+            assert_problem(http.post("/v1/batches", files=other, headers=key), 422, "idempotency_mismatch")
+        changed = http.post("/v1/batches", files=files(PNG, PDF, PDF), data={"lane": "bulk"}, headers=key)
+        assert_problem(changed, 422, "idempotency_mismatch")
+        assert ledger.totals()["jobs_accepted"] == 3
+
+
+def test_two_batches_under_one_key_at_once_are_one_too_many(http: httpx.Client, ledger: Ledger) -> None:
+    key = {"Idempotency-Key": "nightly-17"}
     with ledger.sole_use(named("nightly-17")):
         assert_problem(http.post("/v1/batches", files=files(PNG), headers=key), 409, "request_in_progress")
 

@@ -72,6 +72,22 @@ def test_each_format_is_whole(http: httpx.Client, ledger: Ledger) -> None:
     assert len(ET.fromstring(fetch("hocr")).findall(".//*[@class='ocr_page']")) == 2
 
 
+@pytest.mark.parametrize("format", ["text", "paddlex"])
+def test_pages_that_a_job_did_not_come_to_are_told_of(http: httpx.Client, ledger: Ledger, format: str) -> None:
+    job_id = submit(http, PDF)
+    count_pages(ledger, job_id, 5)
+    claim = ledger.claim(job_id, "1+5", "test")
+    assert isinstance(claim, Claim)
+    for page in (read(1, [[LINE]]), failed(2)):
+        ledger.finish_page(claim, page)
+    ledger.cancel(job_id)
+    answer = http.get(f"/v1/jobs/{job_id}/result?format={format}")
+    assert answer.headers["ocrpool-pages-failed"] == "4"
+    if format == "paddlex":
+        assert answer.json()["dataInfo"]["numPages"] == 5
+    assert http.get(f"/v1/jobs/{job_id}/result").json()["pages_total"] == 5
+
+
 def test_a_searchable_pdf_and_an_overlay_come_from_the_document(http: httpx.Client, ledger: Ledger) -> None:
     job_id = submit(http, png("Total"), name="r.png")
     finish(ledger, job_id, read(1, [[LINE]], width=320, height=96))
@@ -95,6 +111,10 @@ def test_a_searchable_pdf_and_an_overlay_come_from_the_document(http: httpx.Clie
         ("text/plain, application/json", "application/json"),
         ("text/html, */*", "application/json"),
         ("application/xml", "application/json"),
+        ("application/json;q=0.1, text/plain;q=0.9", "text/plain; charset=utf-8"),
+        ("text/plain;q=0", "application/json"),
+        ("application/pdf;q=0, */*", "application/json"),
+        ("text/plain, application/json;q=1.0", "application/json"),
     ],
 )
 def test_accept_names_a_format_and_whoever_takes_json_gets_it(

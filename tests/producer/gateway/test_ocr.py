@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import cast
@@ -44,6 +45,25 @@ def test_a_failed_document_answers_its_own_error(reading: Reading, ledger: Ledge
     problem = assert_problem(answer.result(), 422, "corrupt_document")
     assert problem["detail"] == "The page is damaged."
     assert problem["instance"] == answer.result().headers["location"] == f"/v1/jobs/{job_id}"
+
+
+def test_one_key_is_one_job_for_forms_and_for_json(served: Served, ledger: Ledger) -> None:
+    key = {"Idempotency-Key": "a-17"}
+
+    def ask(document: bytes) -> httpx.Response:
+        return served.http.post("/ocr", files={"file": ("a.png", document)}, headers=key)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, PNG)
+        wait_until(lambda: served.waiting == 1)
+        (job,) = cast(list[bytes], ledger.redis.zrange(f"{ledger.namespace}:active", 0, -1))
+        read_pages(ledger, job.decode())
+        assert first.result().json()["result"]["id"] == job.decode()
+    assert ask(PNG).json()["result"]["id"] == job.decode()
+    assert_problem(ask(PNG + b" "), 422, "idempotency_mismatch")
+    told = served.http.post("/ocr", json={"file": base64.b64encode(PNG).decode()}, headers=key)
+    assert (told.status_code, told.json()["error"]) == (422, "idempotency_mismatch")  # Its name is another.
+    assert ledger.totals()["jobs_accepted"] == 1
 
 
 def test_a_cancelled_job_answers_so(reading: Reading, ledger: Ledger) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,6 +53,13 @@ def described(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def operations() -> list[str]:
     paths = create_app(Settings()).openapi()["paths"]
     return [f"{method.upper()} {path}" for path, methods in paths.items() for method in methods]
+
+
+def test_what_it_refers_to_is_there() -> None:
+    described = create_app(Settings()).openapi()
+    wanted = set(re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(described)))
+    assert wanted
+    assert wanted <= set(described["components"]["schemas"])
 
 
 @pytest.mark.parametrize("operation", operations())

@@ -117,7 +117,7 @@ def test_gateways_of_one_pool_agree(served: Served, settings: Settings, ledger: 
         ({"model": "PP-OCRv6", "colour": "red"}, 400, "colour: this pool has no such option"),
         ({"model": "PP-OCRv6", "optionalPayload": "{"}, 400, "optionalPayload: not valid JSON"),
         ({"model": "PP-OCRv6", "optionalPayload": "[1]"}, 400, "optionalPayload: an object is wanted."),
-        ({"model": "PP-OCRv6", "optionalPayload": f'{{"x": "{"y" * 5000}"}}'}, 400, "optionalPayload: at most 4,096"),
+        ({"model": "PP-OCRv6", "optionalPayload": f'{{"x": "{"y" * 9000}"}}'}, 400, "optionalPayload: at most 8,192"),
         ({"model": "PP-OCRv6", "pageRanges": "2"}, 400, "pageRanges: the document has 1, and none of 2."),
         ({"model": "PP-OCRv6", "pageRanges": "1-1000000"}, 400, "pageRanges: pages from 1 to 999,999"),
         ({"model": "PP-OCRv6", "batchId": ".."}, 400, "batchId: "),

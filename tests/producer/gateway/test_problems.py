@@ -67,6 +67,11 @@ def test_addresses_and_parameters(http: httpx.Client, request_line: str, status:
     assert says in assert_problem(http.request(method, path), status, code)["detail"]
 
 
+def test_a_method_that_is_not_answered_is_told_which_are(http: httpx.Client) -> None:
+    for path, allowed in (("/v1/jobs", "GET, POST"), ("/v1/jobs/1", "DELETE, GET"), ("/ocr", "POST")):
+        assert http.patch(path).headers["allow"] == allowed
+
+
 @pytest.mark.parametrize(
     ("form", "status", "code", "says"),
     [
@@ -79,9 +84,20 @@ def test_addresses_and_parameters(http: httpx.Client, request_line: str, status:
         ({"files": FILE, "data": {"lane": "quarantine"}}, 422, "invalid_request", "lane: "),
         ({"files": FILE, "data": {"colour": "red"}}, 422, "invalid_request", "colour: "),
         ({"files": FILE, "data": {"pages": "9-3"}}, 422, "invalid_request", "pages: pages from 1 to 999,999"),
-        ({"files": FILE, "data": {"lane": ["bulk", "bulk"]}}, 422, "invalid_request", "twice"),
+        (
+            {"files": FILE, "data": {"lane": ["bulk", "bulk"]}},
+            422,
+            "invalid_request",
+            "lane: the form names this field twice.",
+        ),
+        (
+            {"files": FILE, "data": {"lane": "x"}},
+            422,
+            "invalid_request",
+            "lane: input should be 'interactive' or 'bulk'.",
+        ),
         ({"files": FILE, "data": {"name": "x" * 256}}, 422, "invalid_request", "name: "),
-        ({"files": FILE, "data": {"name": "x" * 5000}}, 422, "invalid_request", "name: at most 4,096 bytes."),
+        ({"files": FILE, "data": {"name": "x" * 9000}}, 422, "invalid_request", "name: at most 8,192 bytes."),
         ({"files": FILE, "data": {f"f{n}": "" for n in range(40)}}, 422, "invalid_request", "Too many fields"),
         ({"files": [("file", ("a.png", PNG)), ("file", ("b.png", PNG))]}, 422, "invalid_request", "Too many files"),
         (

@@ -183,7 +183,7 @@ def test_a_timeline_tells_who_held_what_and_where_pages_waited(http: httpx.Clien
     claim = ledger.claim(job_id, "1+8", "gpu1")
     assert isinstance(claim, Claim)
     share = BatchShare(batch=7, items=1, size=3, fill=0.75, wait_ms=4.5, compute_ms=20)
-    ledger.finish_page(claim, page_read(3), traced(6.5, {"detector": [share]}))
+    ledger.finish_page(claim, page_read(3), traced(2.5, 6.5, {"detector": [share]}))
     ledger.release(claim, again=True)
     ledger.claim(job_id, "9+1", "gpu1")
     ledger.cancel(job_id)
@@ -197,9 +197,19 @@ def test_a_timeline_tells_who_held_what_and_where_pages_waited(http: httpx.Clien
     ]
     assert all(a["claimed_at"] <= a["ended_at"] <= timeline["finished_at"] for a in timeline["attempts"])
     [page] = timeline["pages"]
-    assert (page["page"], page["worker"], page["failed"], page["rasterise_ms"]) == (3, "gpu1", False, 6.5)
+    assert (page["page"], page["worker"], page["failed"]) == (3, "gpu1", False)
+    assert (page["waited_ms"], page["rasterise_ms"]) == (2.5, 6.5)
     assert page["stages"] == {"detector": [share.model_dump()]}
     assert timeline["complete"]
+
+
+def test_whoever_brings_the_last_page_has_done_its_unit(http: httpx.Client, ledger: Ledger) -> None:
+    job_id = submit(http)
+    read_pages(ledger, job_id)
+    timeline = http.get(f"/v1/jobs/{job_id}/timeline").json()
+    assert [(one["unit"], one["ended"], one["ended_at"]) for one in timeline["attempts"]] == [
+        ("1+1", "done", timeline["pages"][0]["at"])
+    ]
 
 
 def test_failed_pages_are_tried_again_in_a_job_of_their_own(http: httpx.Client, ledger: Ledger, job_id: str) -> None:
