@@ -229,6 +229,11 @@ class Settings(BaseSettings):
         pattern=r"^(https?://[^\s?#]+)?$",
         description="The gateway's address as clients see it, such as `https://ocr.example.com`: for links.",
     )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Addresses or networks of proxies, such as `127.0.0.1,10.0.0.0/8`, that may say whose requests they "
+        "pass on (`X-Forwarded-For`, `X-Forwarded-Proto`); empty: none may.",
+    )
 
     # What goes out
     fetch_allow: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -323,7 +328,7 @@ class Settings(BaseSettings):
             return tuple(int(number) for number in filter(None, value.split(",")))
         return value
 
-    @field_validator("fetch_allow", "webhook_secrets", "paddleocr_models", mode="before")
+    @field_validator("fetch_allow", "webhook_secrets", "paddleocr_models", "trusted_proxies", mode="before")
     @classmethod
     def _parse_texts(cls, value: object) -> object:
         """Environment form: `one,two`."""

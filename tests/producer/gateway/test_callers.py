@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from producer.api_keys import ApiKeys, key_id
-from producer.errors import NotFound, QuotaExceeded
+from producer.errors import NotFound, QuotaExceeded, Unauthorized
 from producer.gateway import callers, guesses
 from producer.gateway.guesses import Guesses
 from producer.gateway.server import who_may_ask
@@ -266,6 +266,22 @@ def test_waits_double_are_forgotten_and_belong_to_one_address() -> None:
     assert tried.wait_s("2001:db8::1") == 0
     tried.failed("2001:db8::1")
     assert tried.wait_s("2001:db8::1") == 0
+
+
+@pytest.mark.parametrize(("trusted", "seen"), [((), "127.0.0.1"), (("127.0.0.1",), "203.0.113.9")])
+def test_whose_request_it_is_a_trusted_proxy_alone_can_say(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, trusted: tuple[str, ...], seen: str
+) -> None:
+    asked: list[str] = []
+
+    async def identify(self: callers.Callers, key: str | None, address: str) -> callers.Caller:
+        asked.append(address)
+        raise Unauthorized
+
+    monkeypatch.setattr(callers.Callers, "identify", identify)
+    with Served(settings.model_copy(update={"trusted_proxies": trusted})) as served:
+        served.http.get("/v1/jobs", headers={"X-Forwarded-For": "203.0.113.9"})
+    assert asked == [seen]
 
 
 def test_what_is_known_of_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
