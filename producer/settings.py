@@ -231,8 +231,8 @@ class Settings(BaseSettings):
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Addresses or networks of proxies, such as `127.0.0.1,10.0.0.0/8`, that may say whose requests they "
-        "pass on (`X-Forwarded-For`, `X-Forwarded-Proto`); empty: none may.",
+        description="Addresses or networks of proxies, such as `127.0.0.1,10.0.0.0/8`, that may say whose requests "
+        "they pass on (`X-Forwarded-For`, `X-Forwarded-Proto`); empty: none may.",
     )
 
     # What goes out
