@@ -4,7 +4,8 @@ Region, credentials and endpoint are boto3's own: `AWS_REGION`, `AWS_ACCESS_KEY_
 
 Both ways are checked: the server compares what it receives with its MD5 (`Content-MD5`, which every S3 knows), and an
 object carries the SHA-256 of its bytes, which a reader compares. What passes (throttling, resets, half bodies) is tried
-again for a while, then the store is `Unavailable`.
+again for a while, then the store is `Unavailable`. Something in front of S3 may answer in its stead: without a code of
+S3 an answer says nothing about an object.
 """
 
 from __future__ import annotations
@@ -12,20 +13,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
 import os
 import random
+import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any, Final, TypeVar
 
 import structlog
 
 from producer.blobs import GONE, checked
-from producer.errors import NotFound, TooLarge, Unavailable
+from producer.errors import NotFound, OcrpoolError, TooLarge, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -44,15 +48,35 @@ CONNECTIONS: Final = 64
 LONGEST_LINK_S: Final = 7 * 86_400
 
 _PASSING = frozenset({
-    "429", "500", "502", "503", "504", "BadDigest", "ConditionalRequestConflict", "IncompleteBody", "InternalError",
+    "BadDigest", "ConditionalRequestConflict", "IncompleteBody", "InternalError",
     "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException",
     "TooManyRequests", "XAmzContentSHA256Mismatch",
 })  # fmt: skip
 _CREDENTIALS = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"})
 
 
+#: A code of S3. Where an answer that is an error has none, botocore gives its HTTP status as the code, or nothing.
+_NAMED = re.compile(r"[A-Za-z][\w.-]{0,79}", re.ASCII)
+#: What is in the answer of whoever has done it. A page of a proxy, with status 200, has it not.
+_SIGNS = {
+    "complete_multipart_upload": "ETag",
+    "create_multipart_upload": "UploadId",
+    "get_object": "ETag",
+    "put_object": "ETag",
+    "upload_part": "ETag",
+}
+
+
 class _Damaged(Exception):
     """What came is not what was stored."""
+
+
+class _NotS3(Exception):
+    """An answer that S3 does not give."""
+
+
+class _Unreadable(Exception):
+    """A file that boto3 reads for itself, such as one with a token. Of the caller's files it knows nothing."""
 
 
 def split(url: str) -> tuple[str, str]:
@@ -88,31 +112,44 @@ class Bucket:
                 self._clients[endpoint_url] = _connect(endpoint_url, self._subject)
             return self._clients[endpoint_url]
 
-    def call(self, operation: str, *, patient: bool = True, **arguments: object) -> Any:
+    def call(
+        self, operation: str, *, patience_s: float = PATIENCE_S, expected: Collection[str] = (), **arguments: object
+    ) -> Any:
         """What S3 answers.
 
         Raises:
             Unavailable: it cannot be reached, or refuses.
-            ClientError: of the codes in `_EXPECTED`, which say something about the object.
+            ClientError: of the codes that are `expected`, which the caller understands.
         """
-        return self.attempt(lambda client: getattr(client, operation)(Bucket=self.name, **arguments), patient=patient)
+        return self.attempt(
+            lambda client: _asked(client, operation, Bucket=self.name, **arguments),
+            patience_s=patience_s,
+            expected=expected,
+        )
 
-    def attempt(self, work: Callable[[Any], Returned], *, patient: bool = True) -> Returned:
-        """`work(client)`, again where it failed for a reason that passes."""
-        client = self.client()
-        started, pauses = self._clock(), iter(PAUSES_S if patient else ())
+    def attempt(
+        self,
+        work: Callable[[Any], Returned],
+        *,
+        patience_s: float = PATIENCE_S,
+        expected: Collection[str] = (),
+        endpoint_url: str = "",
+    ) -> Returned:
+        """`work(client)`, again where it failed for a reason that passes. Whatever boto3 raises is `Unavailable`."""
+        client = self.client(endpoint_url)
+        started, pauses = self._clock(), iter(PAUSES_S)
         while True:
             try:
                 return work(client)
             except Exception as error:
-                reason, passes = _reason(error)
-                if not reason:
+                if _is_the_callers(error) or code_of(error) in expected:
                     raise
-                pause_s = next(pauses, None) if passes else None
-                if pause_s is None or self._clock() - started + pause_s > PATIENCE_S:
+                reason, passes = _reason(error)
+                pause_s = next(pauses, math.inf) * (1 - self._chance() / 2)
+                if not passes or self._clock() - started + pause_s > patience_s:
                     raise Unavailable(f"{self._subject} {reason}.") from error
-                log.info("s3.tried_again", bucket=self.name, because=reason, error=str(error)[:200])
-                self._sleep(pause_s * (1 - self._chance() / 2))
+                log.info("s3.tried_again", bucket=self.name, because=reason, error=repr(error)[:200])
+                self._sleep(pause_s)
 
     def download(self, key: str, sink: IO[bytes], *, most_bytes: int | None = None, signed: bool = True) -> None:
         """Write the object's bytes to the empty `sink`. A body that ends early is gone on with from there.
@@ -131,15 +168,19 @@ class Bucket:
             sink.truncate()
             digest = hashlib.sha256()
 
+        def check_room_for(more_bytes: int) -> None:
+            if most_bytes is not None and sink.tell() + more_bytes > most_bytes:
+                raise TooLarge(f"The document has more than {most_bytes:,} bytes.")
+
         def go_on(client: Any) -> None:
             nonlocal etag
             rest = {"Range": f"bytes={sink.tell()}-", "IfMatch": etag} if sink.tell() else {}
             try:
-                answer = client.get_object(Bucket=self.name, Key=key, **rest)
+                answer = _asked(client, "get_object", Bucket=self.name, Key=key, **rest)
             except Exception as error:
-                if code_of(error) in ("NoSuchKey", "404"):
+                if code_of(error) == "NoSuchKey":
                     raise NotFound(GONE) from error
-                if code_of(error) in ("PreconditionFailed", "412", "InvalidRange", "416"):
+                if rest and code_of(error) in ("PreconditionFailed", "412", "InvalidRange", "416"):
                     begin_anew()
                     raise _Damaged from error
                 raise
@@ -147,9 +188,9 @@ class Bucket:
                 begin_anew()
             etag = answer["ETag"]
             with closing(answer["Body"]) as body:
-                if most_bytes is not None and sink.tell() + answer["ContentLength"] > most_bytes:
-                    raise TooLarge(f"The document has more than {most_bytes:,} bytes.")
+                check_room_for(answer.get("ContentLength", 0))  # Not told of a body that comes in chunks.
                 for chunk in body.iter_chunks(CHUNK_BYTES):
+                    check_room_for(len(chunk))
                     sink.write(chunk)
                     digest.update(chunk)
             if signed and _sha256_in(answer) != digest.hexdigest():
@@ -197,7 +238,7 @@ class S3Store:
         try:
             self._write(self._key(key), source, {"IfNoneMatch": "*"})
         except Exception as error:
-            if code_of(error) in ("PreconditionFailed", "412"):
+            if code_of(error) == "PreconditionFailed":
                 return False
             raise
         return True
@@ -209,7 +250,8 @@ class S3Store:
         digest = hashlib.sha256(first)
         if len(first) < PART_BYTES:
             named: dict[str, Any] = {"Key": key, "Metadata": {"sha256": digest.hexdigest()}}
-            self._bucket.call("put_object", Body=first, ContentMD5=_md5(first), **named, **condition)
+            taken = ("PreconditionFailed",) if condition else ()
+            self._bucket.call("put_object", expected=taken, Body=first, ContentMD5=_md5(first), **named, **condition)
             return
         del first
         while chunk := file.read(CHUNK_BYTES):
@@ -226,19 +268,34 @@ class S3Store:
                 number = len(parts) + 1
                 answer = self._bucket.call("upload_part", PartNumber=number, Body=part, ContentMD5=_md5(part), **upload)
                 parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+            expected = ("NoSuchUpload", "PreconditionFailed") if condition else ("NoSuchUpload",)
             try:
-                self._bucket.call("complete_multipart_upload", MultipartUpload={"Parts": parts}, **upload, **condition)
+                self._bucket.call(
+                    "complete_multipart_upload",
+                    expected=expected,
+                    MultipartUpload={"Parts": parts},
+                    **upload,
+                    **condition,
+                )
             except Exception as error:
-                # An answer was lost, and the upload is complete.
-                if code_of(error) != "NoSuchUpload" or self._sha256_of(key) != sha256:
+                if code_of(error) != "NoSuchUpload":
                     raise
+                # An answer was lost, and the upload is complete.
+                if self._sha256_of(key) != sha256:
+                    raise Unavailable("The blob store has lost the parts of the document.") from error
         except BaseException:
             with suppress(Exception):  # `delete_unfinished` finds what is left.
-                self._bucket.call("abort_multipart_upload", patient=False, **upload)
+                self._bucket.call("abort_multipart_upload", patience_s=0, **upload)
             raise
 
     def _sha256_of(self, key: str) -> str:
-        return _sha256_in(self._bucket.call("head_object", Key=key))
+        """Empty if there is no such object: the answer to HEAD has no body, and its status is all that it says."""
+        try:
+            return _sha256_in(self._bucket.call("head_object", expected=("404",), Key=key))
+        except Exception as error:
+            if code_of(error) != "404":
+                raise
+            return ""
 
     def get(self, key: str) -> bytes:
         content = io.BytesIO()
@@ -286,24 +343,30 @@ class S3Store:
             found = self._bucket.call("list_multipart_uploads", Prefix=self._prefix, **where)
             for upload in found.get("Uploads", ()):
                 if upload["Initiated"].timestamp() < before:
-                    with _unless("NoSuchUpload"):  # Its `put` may just have come to its end.
-                        self._bucket.call("abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
+                    named = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                    with _unless("NoSuchUpload") as expected:  # Its `put` may just have come to its end.
+                        self._bucket.call("abort_multipart_upload", expected=expected, **named)
                         deleted += 1
             if not found.get("IsTruncated"):
                 return deleted
             where = {"KeyMarker": found["NextKeyMarker"], "UploadIdMarker": found["NextUploadIdMarker"]}
 
     def link(self, key: str, ttl_s: float) -> str | None:
-        client = self._bucket.client(self._public_url)
         named = {"Bucket": self._bucket.name, "Key": self._key(key)}
-        return str(client.generate_presigned_url("get_object", named, min(round(ttl_s), LONGEST_LINK_S)))
+        for_s = min(round(ttl_s), LONGEST_LINK_S)
+        return self._bucket.attempt(
+            lambda client: str(client.generate_presigned_url("get_object", named, for_s)),
+            patience_s=0,
+            endpoint_url=self._public_url,
+        )
 
     def check(self, *, patient: bool = True) -> None:
         # With its body S3 says why it refuses, which the answer to HEAD has not.
         missing = f"{self._prefix}ocrpool_asks_for_what_is_not_there"
         try:
-            with _unless("NoSuchKey"):
-                self._bucket.call("get_object", patient=patient, Key=missing)
+            with _unless("NoSuchKey") as expected:
+                patience_s = PATIENCE_S if patient else 0
+                self._bucket.call("get_object", patience_s=patience_s, expected=expected, Key=missing)
         except Unavailable as error:
             raise Unavailable(str(error).replace("The blob store", f"The blob store {self.url}", 1)) from error
 
@@ -312,7 +375,6 @@ def _connect(endpoint_url: str, subject: str) -> Any:
     try:
         import boto3
         from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
     except ImportError as error:
         raise Unavailable(f"{subject} needs boto3, which is not installed: pip install 'ocrpool[s3]'.") from error
     config = Config(
@@ -327,9 +389,40 @@ def _connect(endpoint_url: str, subject: str) -> Any:
         user_agent_appid="ocrpool",
     )
     try:
-        return boto3.session.Session().client("s3", endpoint_url=endpoint_url or None, config=config)
-    except (BotoCoreError, ValueError) as error:
+        client = boto3.session.Session().client("s3", endpoint_url=endpoint_url or None, config=config)
+    except Exception as error:
         raise Unavailable(f"{subject} cannot be used as the AWS settings are: {str(error).rstrip('.')}.") from error
+    client.meta.events.register_first("before-call.s3.HeadBucket", _unasked)
+    return client
+
+
+def _unasked(**_: object) -> tuple[SimpleNamespace, dict[str, Any]]:
+    """The answer to boto3 where it asks for a bucket's region because an answer redirected it and named none.
+
+    S3 names it. Anything else redirects that question, too: boto3 would ask it until its stack is full.
+    """
+    return SimpleNamespace(status_code=200), {"ResponseMetadata": {"HTTPStatusCode": 200, "HTTPHeaders": {}}}
+
+
+def _asked(client: Any, operation: str, **arguments: object) -> Any:
+    """What S3 answers, once."""
+    try:
+        answer = getattr(client, operation)(**arguments)
+    except OSError as error:
+        if _is_the_callers(error):
+            raise _Unreadable from error
+        raise
+    if operation in _SIGNS and not answer.get(_SIGNS[operation]):
+        if "Body" in answer:
+            answer["Body"].close()
+        raise _NotS3
+    return answer
+
+
+def _is_the_callers(error: Exception) -> bool:
+    from botocore.exceptions import BotoCoreError  # some of which are OSErrors
+
+    return isinstance(error, OcrpoolError | OSError) and not isinstance(error, BotoCoreError)
 
 
 def code_of(error: BaseException) -> str:
@@ -338,52 +431,53 @@ def code_of(error: BaseException) -> str:
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
-#: Answers about one object, which the caller understands.
-_EXPECTED = frozenset({"NoSuchKey", "NoSuchUpload", "PreconditionFailed", "404", "412"})
-
-
 def _reason(error: Exception) -> tuple[str, bool]:
-    """Why S3 did not do it, and whether that passes. Empty: the error is the caller's."""
+    """Why S3 did not do it, and whether that passes."""
     from botocore import exceptions as boto
     from botocore.parsers import ResponseParserError
 
-    code = code_of(error)
-    status = (
-        int(error.response["ResponseMetadata"].get("HTTPStatusCode", 0)) if isinstance(error, boto.ClientError) else 0
-    )
-    passing = (
-        boto.HTTPClientError,
-        boto.ConnectionError,
-        boto.IncompleteReadError,
-        boto.ResponseStreamingError,
-        ResponseParserError,
-    )
-    reason, passes = "", False
+    if isinstance(error, boto.ClientError):
+        return _refusal(code_of(error), error.response)
+    reason, passes = f"fails in a way that was not foreseen ({type(error).__name__})", True
     if isinstance(error, _Damaged):
-        reason, passes = "sends other bytes than were stored", True
-    elif isinstance(error, passing):
-        reason, passes = "cannot be reached", True
+        reason = "sends other bytes than were stored"
+    elif isinstance(error, _NotS3 | ResponseParserError):
+        reason = "does not answer as S3 does"
+    elif isinstance(error, boto.HTTPClientError | boto.ConnectionError | boto.IncompleteReadError):
+        reason = "cannot be reached"
     elif isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.CredentialRetrievalError):
-        reason = "was given no credentials"
-    elif code in _CREDENTIALS:
-        reason = f"refuses the credentials ({code})"
+        reason, passes = "was given no credentials", False
+    elif isinstance(error, boto.BotoCoreError | _Unreadable):
+        cause = error.__cause__ if isinstance(error, _Unreadable) else error
+        reason, passes = f"cannot be used as the AWS settings are ({type(cause).__name__})", False
+    return reason, passes
+
+
+def _refusal(code: str, response: Mapping[str, Any]) -> tuple[str, bool]:
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    named = bool(_NAMED.fullmatch(code))
+    told = code if named else f"HTTP {status}"
+    # S3 says what is wrong, unless its answer is cut off on its way: another's refusal is not known to last.
+    reason, passes = f"refuses the request ({told})", not named and status != 501
+    if code in _CREDENTIALS:
+        reason, passes = f"refuses the credentials ({told})", False
     elif code == "NoSuchBucket":
-        reason = "has no such bucket"
-    elif code in _EXPECTED:
-        pass
-    elif code in _PASSING or (status >= 500 and status != 501):
-        reason, passes = f"is overloaded or out of order ({code})", True
-    elif isinstance(error, boto.ClientError):
-        reason = f"denies access ({code})" if status in (401, 403) else f"refuses the request ({code})"
-    elif isinstance(error, boto.BotoCoreError) and not isinstance(error, boto.ParamValidationError):
-        reason = f"cannot be used as the AWS settings are ({type(error).__name__})"
+        reason, passes = "has no such bucket", False
+    elif code in _PASSING or status in (408, 429) or (status >= 500 and status != 501):
+        reason, passes = f"is overloaded or out of order ({told})", True
+    elif 300 <= status < 400:
+        reason, passes = f"answers that it is at another address ({told})", status not in (301, 308)
+    elif status in (401, 403):
+        reason, passes = f"denies access ({told})", False
+    elif status == 404 and not named:
+        reason = f"does not answer as S3 does ({told})"
     return reason, passes
 
 
 @contextmanager
-def _unless(code: str) -> Iterator[None]:
+def _unless(code: str) -> Iterator[tuple[str]]:
     try:
-        yield
+        yield (code,)
     except Exception as error:
         if code_of(error) != code:
             raise

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,23 @@ if TYPE_CHECKING:
 KEY, SECRET = "AKIATESTTESTTESTTEST", "secret"
 BUCKET = "scans"
 
+
+@dataclass(frozen=True)
+class Foreign:
+    """What something in front of S3 answers in its stead."""
+
+    status: int
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    #: So many bytes at the end of the body do not come.
+    cut_bytes: int = 0
+    #: The body's length is not told.
+    in_chunks: bool = False
+
+
 #: What becomes of a request, by its method and path: the code of the error that is answered instead, "lost" where it is
-#: served and not answered, "flipped" where its body comes with a wrong byte, or nothing.
-Fault = Callable[[str, str], str]
+#: served and not answered, "flipped" where its body comes with a wrong byte, what another answers, or nothing.
+Fault = Callable[[str, str], str | Foreign]
 
 
 class _Quiet(WSGIRequestHandler):
@@ -94,6 +109,8 @@ class S3Server(AnyS3):
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         self.seen.append((method, path))
         refusal = self.fault(method, path) or _refused(environ)
+        if isinstance(refusal, Foreign):
+            return _foreign(refusal, method, start_response)
         if refusal == "flipped":
             body, refusal = bytes([body[0] ^ 1]) + body[1:], ""
         if not refusal and not _arrived_whole(environ, body):
@@ -116,6 +133,12 @@ def _refused(environ: WSGIEnvironment) -> str:
 def _arrived_whole(environ: WSGIEnvironment, body: bytes) -> bool:
     wanted = environ.get("HTTP_CONTENT_MD5")
     return wanted is None or base64.b64decode(wanted) == hashlib.md5(body).digest()
+
+
+def _foreign(answer: Foreign, method: str, start_response: StartResponse) -> Iterable[bytes]:
+    length = [] if answer.in_chunks else [("Content-Length", str(len(answer.body)))]
+    start_response(f"{answer.status} Foreign", [*answer.headers, *length, ("Connection", "close")])
+    return [] if method == "HEAD" else [answer.body[: len(answer.body) - answer.cut_bytes]]
 
 
 def _error(code: str, start_response: StartResponse) -> Iterable[bytes]:

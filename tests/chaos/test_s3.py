@@ -1,4 +1,4 @@
-"""An S3 store that is down, slow, throttles, loses answers and breaks off, while documents come in.
+"""An S3 store that is down, slow, throttles, loses answers, breaks off and has others answer, while documents come in.
 
 Every outcome is too large for Redis here, so that both ends of a page go through the store.
 """
@@ -15,7 +15,7 @@ import pytest
 from tests.chaos.oracle import Report, judge
 from tests.chaos.pool import MakePool, Pool
 from tests.chaos.proxy import Proxy
-from tests.s3_server import S3Server
+from tests.s3_server import Foreign, S3Server
 
 Fault = Callable[[Proxy, S3Server, Pool], None]
 
@@ -38,6 +38,11 @@ def throttling(way: Proxy, s3: S3Server, chaos: Pool) -> None:
 
 def lost_answers(way: Proxy, s3: S3Server, chaos: Pool) -> None:
     s3.fault = lambda method, path: "lost" if chaos.random.random() < 0.5 else ""
+
+
+def strangers(way: Proxy, s3: S3Server, chaos: Pool) -> None:
+    answers = [Foreign(404, b"no backend"), Foreign(301), Foreign(200, b"<p>Welcome</p>"), Foreign(400, b"<x><Error>")]
+    s3.fault = lambda method, path: chaos.random.choice(answers)
 
 
 @pytest.fixture
@@ -67,9 +72,9 @@ def assert_every_object_is_owned(chaos: Pool, s3: S3Server) -> None:
 
 
 def test_s3_out_of_order(pool: MakePool, s3: S3Server, way: Proxy, seed: int, full: bool) -> None:
-    chaos, report = in_a_bucket(pool), Report("S3 down, slow, throttling, half bodies, lost answers", seed)
+    chaos, report = in_a_bucket(pool), Report("S3 down, slow, throttling, half bodies, lost and foreign answers", seed)
     chaos.start_workers(2)
-    faults: list[Fault] = [down, slow, throttling, half_bodies, lost_answers]
+    faults: list[Fault] = [down, slow, throttling, half_bodies, lost_answers, strangers]
     with chaos.load(pause_s=0.3):
         for fault in faults * (4 if full else 1):
             chaos.goes_on()

@@ -17,7 +17,7 @@ from producer.embedded import Embedded
 from producer.queue import Publisher
 from producer.settings import Settings, as_environment
 from tests.documents import tiff
-from tests.s3_server import AnyS3, S3Server
+from tests.s3_server import AnyS3, Foreign, S3Server
 from worker.sweeper import Sweeper
 
 PAGES = 20
@@ -95,17 +95,34 @@ def test_a_worker_says_that_the_store_is_out_of_order_and_works_on_when_it_is_ba
         worker.wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200, timeout_s=30)
 
 
-@pytest.mark.parametrize("command", ["gateway", "worker", "up"])
-def test_what_cannot_use_the_bucket_says_so_and_does_not_start(settings: Settings, s3: S3Server, command: str) -> None:
-    wrong = settings.model_copy(update={"blob_url": "s3://nowhere/pool", "gateway_port": 0})
-    ran = subprocess.run(
+def start(command: str, settings: Settings) -> subprocess.CompletedProcess[str]:
+    """What comes of a command that does not start."""
+    return subprocess.run(
         [sys.executable, "-m", "producer.cli", command],
-        env={**os.environ, **as_environment(wrong)},
+        env={**os.environ, **as_environment(settings)},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+@pytest.mark.parametrize("command", ["gateway", "worker"])
+def test_what_is_redirected_from_the_bucket_says_so_and_does_not_start(
+    settings: Settings, s3: S3Server, command: str
+) -> None:
+    s3.fault = lambda method, path: Foreign(301, headers=(("Location", "https://127.0.0.1/"),))
+    started = start(command, settings)
+    assert started.returncode != 0
+    sentence = f"The blob store {settings.blob_url} answers that it is at another address (HTTP 301)."
+    assert sentence in " ".join((started.stdout + started.stderr).split())
+    assert "Traceback" not in started.stderr
+
+
+@pytest.mark.parametrize("command", ["gateway", "worker", "up"])
+def test_what_cannot_use_the_bucket_says_so_and_does_not_start(settings: Settings, s3: S3Server, command: str) -> None:
+    wrong = settings.model_copy(update={"blob_url": "s3://nowhere/pool", "gateway_port": 0})
+    ran = start(command, wrong)
     assert ran.returncode != 0
     assert "The blob store s3://nowhere/pool has no such bucket." in " ".join((ran.stdout + ran.stderr).split())
     assert "Traceback" not in ran.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -14,17 +15,19 @@ import httpx
 import pytest
 
 from producer.blobs import FRESH_S, MemoryStore, Probe, open_store
-from producer.errors import NotFound, Unavailable
+from producer.errors import NotFound, TooLarge, Unavailable
 from producer.s3 import CHUNK_BYTES, PART_BYTES, PAUSES_S, Bucket, S3Store
 from producer.settings import Settings
 from tests.chaos.proxy import Proxy
-from tests.s3_server import BUCKET, Fault, S3Server
+from tests.s3_server import BUCKET, Fault, Foreign, S3Server
 
 DOCUMENT = b"%PDF-1.7 " + bytes(1000)
 VARIABLES = {
     "KEY_ID": "AWS_ACCESS_KEY_ID",
     "SECRET": "AWS_SECRET_ACCESS_KEY",
     "ENDPOINT": "AWS_ENDPOINT_URL_S3",
+    "ROLE": "AWS_ROLE_ARN",
+    "TOKEN": "AWS_WEB_IDENTITY_TOKEN_FILE",
 }
 
 
@@ -55,7 +58,7 @@ def store_on(clock: Clock) -> S3Store:
     return S3Store(f"s3://{BUCKET}/{uuid.uuid4().hex}", bucket=bucket)
 
 
-def first(times: int, code: str, only: str = "") -> Fault:
+def first(times: int, code: str | Foreign, only: str = "") -> Fault:
     """The fault of the first so many requests, of one method or of every one."""
     left = [code] * times
     return lambda method, _: left.pop() if left and only in ("", method) else ""
@@ -259,11 +262,147 @@ def test_a_copy_that_could_not_be_made_is_made_by_the_next_reader(store: S3Store
         assert path.read_bytes() == DOCUMENT
 
 
+NO_SUCH_KEY = b"<Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error>"
+PAGE = b"<!doctype html><title>Sign in</title><p>Sign in to go on"
+REGION = (("x-amz-bucket-region", "eu-west-1"),)
+
+
+def wants_nothing_of(store: S3Store, *sentences: str) -> None:
+    """Each of a pool's works with the store says so in one of these ways, and nothing else."""
+    for work in (
+        lambda: store.get("job_1"),
+        lambda: store.put("job_1", DOCUMENT),
+        lambda: store.put_new("job_1", DOCUMENT),
+        lambda: store.put("job_1", bytes(PART_BYTES)),
+        store.check,
+        lambda: store.check(patient=False),
+    ):
+        with pytest.raises(Unavailable) as caught:
+            work()
+        assert str(caught.value).replace(f" {store.url}", "") in {f"The blob store {told}." for told in sentences}
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (
+            Foreign(404, b"default backend - 404", (("Content-Type", "text/plain"),)),
+            "does not answer as S3 does (HTTP 404)",
+        ),
+        (Foreign(404, b'{"error": "no route"}'), "does not answer as S3 does (HTTP 404)"),
+        (Foreign(404), "does not answer as S3 does (HTTP 404)"),
+        (Foreign(404, b"<html><body>Not Found</body></html>"), "does not answer as S3 does (HTTP 404)"),
+        (Foreign(404, NO_SUCH_KEY[:30]), "does not answer as S3 does (HTTP 404)"),
+        (Foreign(404, NO_SUCH_KEY, cut_bytes=60), "does not answer as S3 does (HTTP 404)"),
+        (Foreign(404, b"<Error><Code>404 Not Found</Code></Error>"), "does not answer as S3 does (HTTP 404)"),
+        (Foreign(412), "refuses the request (HTTP 412)"),
+        (Foreign(400, b"<x><y/></x>"), "refuses the request (HTTP 400)"),
+        (Foreign(429), "is overloaded or out of order (HTTP 429)"),
+        (Foreign(502, b"<html>Bad Gateway</html>"), "is overloaded or out of order (HTTP 502)"),
+        (
+            Foreign(307, headers=(("Location", "https://127.0.0.1/"),)),
+            "answers that it is at another address (HTTP 307)",
+        ),
+        (Foreign(200, PAGE), "does not answer as S3 does"),
+        (Foreign(200, b"<html><p>Sign in</p></html>"), "does not answer as S3 does"),
+        (Foreign(200), "does not answer as S3 does"),
+        (Foreign(400, b"<x><Error>no</Error></x>"), "fails in a way that was not foreseen (AttributeError)"),
+    ],
+    ids=str,
+)
+def test_what_answers_in_the_place_of_s3_is_taken_for_a_fault_that_passes(
+    store: S3Store, s3: S3Server, answer: Foreign, sentence: str
+) -> None:
+    store.put("job_1", DOCUMENT)
+    # When something in front of S3 answers for long
+    s3.fault = lambda method, path: answer
+    # boto3 makes 500 of a status 200 that comes with no XML.
+    wants_nothing_of(store, sentence, *["is overloaded or out of order (HTTP 500)"] * (answer.status == 200))
+    # Then nothing was taken for gone or stored, and what it answers for a moment is not seen at all
+    s3.fault = lambda method, path: ""
+    assert store.get("job_1") == DOCUMENT
+    s3.fault = first(2, answer)
+    assert store.get("job_1") == DOCUMENT
+    s3.fault = first(2, answer)
+    assert not store.put_new("job_1", b"other")
+    s3.fault = first(2, answer)
+    store.put("job_2", bytes(PART_BYTES))
+    assert store.get("job_2") == bytes(PART_BYTES)
+
+
+@pytest.mark.parametrize("body", [b"", b"<Error><Code>PermanentRedirect</Code></Error>"], ids=["bare", "of S3"])
+@pytest.mark.parametrize("headers", [(), REGION], ids=["no region", "with a region"])
+@pytest.mark.parametrize("status", [301, 307])
+def test_an_endpoint_that_redirects_is_told_and_not_asked_again_and_again(
+    store: S3Store, s3: S3Server, status: int, headers: tuple[tuple[str, str], ...], body: bytes
+) -> None:
+    s3.fault = lambda method, path: Foreign(status, body, (("Location", "https://127.0.0.1/"), *headers))
+    code = "PermanentRedirect" if body else f"HTTP {status}"
+    wants_nothing_of(store, f"answers that it is at another address ({code})")
+    s3.seen.clear()
+    with pytest.raises(Unavailable):
+        store.check(patient=False)
+    assert len(s3.seen) <= 2
+    assert "HEAD" not in {method for method, _ in s3.seen}
+
+
+@pytest.mark.parametrize(
+    ("document", "method", "served"),
+    [(DOCUMENT, "PUT", 0), (bytes(PART_BYTES), "PUT", 0), (bytes(PART_BYTES), "POST", 1)],
+)
+def test_a_page_of_a_proxy_is_no_receipt(
+    store: S3Store, s3: S3Server, document: bytes, method: str, served: int
+) -> None:
+    # Given a proxy that answers 200 in the place of S3 to what stores the document, a part of it, or ends it
+    left = served * [""]
+    s3.fault = lambda asked, path: "" if asked != method else left.pop() if left else Foreign(200, b"<p>Welcome</p>")
+    with pytest.raises(Unavailable, match="does not answer as S3 does"):
+        store.put("job_1", document)
+    s3.fault = lambda method, path: ""
+    with pytest.raises(NotFound):
+        store.get("job_1")
+    assert uploads(s3) == 0
+
+
+def test_a_large_document_whose_parts_are_gone_is_not_stored(store: S3Store, s3: S3Server) -> None:
+    answers = iter(["", "NoSuchUpload"])
+    s3.fault = lambda method, path: next(answers) if method == "POST" else ""
+    with pytest.raises(Unavailable, match="has lost the parts of the document"):
+        store.put("job_1", bytes(PART_BYTES))
+
+
+def test_a_document_from_elsewhere_that_comes_in_chunks_is_no_larger_than_allowed(s3: S3Server, clock: Clock) -> None:
+    bucket = Bucket(BUCKET, "The bucket", sleep=clock.sleep)
+    s3.fault = lambda method, path: Foreign(200, DOCUMENT, (("ETag", '"1"'),), in_chunks=True)
+    content = io.BytesIO()
+    bucket.download("a.pdf", content, most_bytes=len(DOCUMENT), signed=False)
+    assert content.getvalue() == DOCUMENT
+    with pytest.raises(TooLarge):
+        bucket.download("a.pdf", io.BytesIO(), most_bytes=len(DOCUMENT) - 1, signed=False)
+
+
+def test_a_file_that_has_no_room_is_no_fault_of_the_store(store: S3Store, s3: S3Server, clock: Clock) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object, /) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    store.put("job_1", DOCUMENT)
+    with pytest.raises(OSError, match="No space left"):
+        Bucket(BUCKET, "The bucket").download(s3.below(store.url)[0], Full())
+    assert clock.slept == []
+
+
 @pytest.mark.parametrize(
     ("changed", "url", "sentence"),
     [
         ({"KEY_ID": "AKIASTRANGER"}, "s3://scans/p", "s3://scans/p refuses the credentials (InvalidAccessKeyId)."),
         ({"KEY_ID": "", "SECRET": ""}, "s3://scans/p", "s3://scans/p was given no credentials."),
+        (
+            {"KEY_ID": "", "SECRET": "", "ROLE": "arn:aws:iam::1:role/pool", "TOKEN": "/nowhere/token"},
+            "s3://scans/p",
+            "s3://scans/p cannot be used as the AWS settings are (FileNotFoundError).",
+        ),
+        ({}, "s3://No.Bucket!", "s3://No.Bucket! cannot be used as the AWS settings are (ParamValidationError)."),
         ({}, "s3://nowhere", "s3://nowhere has no such bucket."),
         ({"ENDPOINT": "nonsense"}, "s3://scans", "s3://scans cannot be used as the AWS settings are: "),
     ],

@@ -14,7 +14,7 @@ from producer.producer import Producer
 from producer.settings import Settings
 from producer.sources import Sources
 from tests.producer.gateway.serving import PDF, Served, assert_problem
-from tests.s3_server import BUCKET, S3Server
+from tests.s3_server import BUCKET, Foreign, S3Server
 
 
 @pytest.fixture
@@ -91,6 +91,17 @@ def test_a_place_that_refuses_is_told(settings: Settings, inbox: str, s3: S3Serv
     s3.fault = lambda method, path: "AccessDenied"
     with pytest.raises(FetchFailed, match=r"The bucket scans denies access \(AccessDenied\)\."):
         Sources(allowing(settings, inbox)).copy(f"{inbox}/large.pdf", io.BytesIO())
+
+
+def test_what_answers_404_in_front_of_a_place_says_nothing_about_its_documents(
+    settings: Settings, inbox: str, s3: S3Server
+) -> None:
+    # Given a load balancer that answers in the place of S3, for a moment
+    answers = [Foreign(404, b"no backend")]
+    s3.fault = lambda method, path: answers.pop() if answers else ""
+    content = io.BytesIO()
+    Sources(allowing(settings, inbox)).copy(f"{inbox}/a b+c%20d.pdf", content)
+    assert content.getvalue() == PDF
 
 
 def test_a_pool_whose_blobs_lie_in_a_bucket_takes_documents_as_ever(settings: Settings, s3: S3Server) -> None:
