@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import math
 import os
 import random
 import re
@@ -22,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, Final, TypeVar
@@ -38,9 +38,11 @@ Returned = TypeVar("Returned")
 #: A document of this size or more goes up in parts of it, one in memory at a time. S3 takes no part below 5 MiB.
 PART_BYTES: Final = 8 << 20
 CHUNK_BYTES: Final = 1 << 20
-#: Pauses between tries, each shortened by up to a half, and when no further try is begun.
+#: Pauses between tries, the last one again and again, each shortened by up to a half, and when no further try is begun.
 PAUSES_S: Final = (0.1, 0.3, 1.0, 2.0, 4.0)
 PATIENCE_S: Final = 30.0
+#: The same where others wait meanwhile: units that the sweeper finds, whoever starts a process.
+BRIEFLY_S: Final = 7.5
 CONNECT_TIMEOUT_S: Final = 5
 READ_TIMEOUT_S: Final = 20
 CONNECTIONS: Final = 64
@@ -137,7 +139,7 @@ class Bucket:
     ) -> Returned:
         """`work(client)`, again where it failed for a reason that passes. Whatever boto3 raises is `Unavailable`."""
         client = self.client(endpoint_url)
-        started, pauses = self._clock(), iter(PAUSES_S)
+        started, pauses = self._clock(), chain(PAUSES_S, repeat(PAUSES_S[-1]))
         while True:
             try:
                 return work(client)
@@ -145,7 +147,7 @@ class Bucket:
                 if _is_the_callers(error) or code_of(error) in expected:
                     raise
                 reason, passes = _reason(error)
-                pause_s = next(pauses, math.inf) * (1 - self._chance() / 2)
+                pause_s = next(pauses) * (1 - self._chance() / 2)
                 if not passes or self._clock() - started + pause_s > patience_s:
                     raise Unavailable(f"{self._subject} {reason}.") from error
                 log.info("s3.tried_again", bucket=self.name, because=reason, error=repr(error)[:200])
@@ -334,18 +336,18 @@ class S3Store:
             raise Unavailable(f"There is no room for the document: {error.strerror}.") from error
 
     def delete(self, key: str) -> None:
-        self._bucket.call("delete_object", Key=self._key(key))
+        self._bucket.call("delete_object", patience_s=BRIEFLY_S, Key=self._key(key))
 
     def delete_unfinished(self, older_than_s: float) -> int:
         before, deleted = time.time() - older_than_s, 0
         where: dict[str, Any] = {}
         while True:
-            found = self._bucket.call("list_multipart_uploads", Prefix=self._prefix, **where)
+            found = self._bucket.call("list_multipart_uploads", patience_s=BRIEFLY_S, Prefix=self._prefix, **where)
             for upload in found.get("Uploads", ()):
                 if upload["Initiated"].timestamp() < before:
                     named = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
                     with _unless("NoSuchUpload") as expected:  # Its `put` may just have come to its end.
-                        self._bucket.call("abort_multipart_upload", expected=expected, **named)
+                        self._bucket.call("abort_multipart_upload", patience_s=BRIEFLY_S, expected=expected, **named)
                         deleted += 1
             if not found.get("IsTruncated"):
                 return deleted
@@ -365,7 +367,7 @@ class S3Store:
         missing = f"{self._prefix}ocrpool_asks_for_what_is_not_there"
         try:
             with _unless("NoSuchKey") as expected:
-                patience_s = PATIENCE_S if patient else 0
+                patience_s = BRIEFLY_S if patient else 0
                 self._bucket.call("get_object", patience_s=patience_s, expected=expected, Key=missing)
         except Unavailable as error:
             raise Unavailable(str(error).replace("The blob store", f"The blob store {self.url}", 1)) from error

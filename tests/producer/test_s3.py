@@ -16,7 +16,7 @@ import pytest
 
 from producer.blobs import FRESH_S, MemoryStore, Probe, open_store
 from producer.errors import NotFound, TooLarge, Unavailable
-from producer.s3 import CHUNK_BYTES, PART_BYTES, PAUSES_S, Bucket, S3Store
+from producer.s3 import BRIEFLY_S, CHUNK_BYTES, PART_BYTES, PATIENCE_S, PAUSES_S, Bucket, S3Store
 from producer.settings import Settings
 from tests.chaos.proxy import Proxy
 from tests.s3_server import BUCKET, Fault, Foreign, S3Server
@@ -58,6 +58,10 @@ def store_on(clock: Clock) -> S3Store:
     return S3Store(f"s3://{BUCKET}/{uuid.uuid4().hex}", bucket=bucket)
 
 
+#: The pauses of who is patient to the end.
+ALL_PAUSES_S = [*PAUSES_S, *5 * [PAUSES_S[-1]]]
+
+
 def first(times: int, code: str | Foreign, only: str = "") -> Fault:
     """The fault of the first so many requests, of one method or of every one."""
     left = [code] * times
@@ -81,8 +85,23 @@ def test_a_store_that_stays_out_of_order_is_left_alone_in_the_end(store: S3Store
     s3.fault = lambda method, path: "SlowDown"
     with pytest.raises(Unavailable, match=r"The blob store is overloaded or out of order \(SlowDown\)\."):
         store.put("job_1", DOCUMENT)
-    assert clock.slept == list(PAUSES_S)
-    assert len(s3.seen) == len(PAUSES_S) + 1
+    assert clock.slept == ALL_PAUSES_S
+    assert PATIENCE_S - PAUSES_S[-1] < sum(clock.slept) <= PATIENCE_S
+    assert len(s3.seen) == len(ALL_PAUSES_S) + 1
+
+
+def test_whoever_keeps_others_waiting_is_patient_for_a_moment(store: S3Store, s3: S3Server, clock: Clock) -> None:
+    s3.fault = lambda method, path: "SlowDown"
+    for work in (lambda: store.delete("job_1"), lambda: store.delete_unfinished(3600), store.check):
+        clock.slept.clear()
+        with pytest.raises(Unavailable):
+            work()
+        assert clock.slept == list(PAUSES_S)
+        assert sum(clock.slept) <= BRIEFLY_S
+    clock.slept.clear()
+    with pytest.raises(Unavailable):
+        store.check(patient=False)
+    assert clock.slept == []
 
 
 def test_no_try_begins_after_the_time_for_tries(store: S3Store, s3: S3Server, clock: Clock) -> None:
@@ -100,7 +119,7 @@ def test_a_store_that_is_not_there_is_unavailable(s3: S3Server, clock: Clock, mo
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     with pytest.raises(Unavailable, match=r"The blob store cannot be reached\."):
         store_on(clock).put("job_1", DOCUMENT)
-    assert clock.slept == list(PAUSES_S)
+    assert clock.slept == ALL_PAUSES_S
 
 
 def test_bytes_that_change_on_their_way_in_are_sent_again(store: S3Store, s3: S3Server, clock: Clock) -> None:
@@ -124,7 +143,7 @@ def test_bytes_that_changed_in_the_store_are_not_given_out(store: S3Store, s3: S
         store.get("job_1")
     with pytest.raises(Unavailable), store.local("job_1"):
         pass
-    assert clock.slept == 2 * list(PAUSES_S)
+    assert clock.slept == 2 * ALL_PAUSES_S
 
 
 def test_a_body_that_ends_early_is_gone_on_with(
