@@ -50,6 +50,7 @@ class BlobStore(Protocol):
 
         Raises:
             NotFound: there is no such blob.
+            Unavailable: the store cannot give them now.
         """
         ...
 
@@ -58,6 +59,7 @@ class BlobStore(Protocol):
 
         Raises:
             NotFound: there is no such blob.
+            Unavailable: the store cannot give it now.
         """
         ...
 
@@ -141,12 +143,21 @@ class FolderStore:
 
     def get(self, key: str) -> bytes:
         with self.local(key) as path:
-            return path.read_bytes()
+            try:
+                return path.read_bytes()
+            except FileNotFoundError as error:  # Deleted since.
+                raise NotFound(GONE) from error
+            except OSError as error:
+                raise Unavailable(f"The blob folder cannot be read: {error.strerror}.") from error
 
     @contextmanager
     def local(self, key: str) -> Iterator[Path]:
         path = self._path(key)
-        if not path.is_file():
+        try:
+            found = path.is_file()
+        except OSError as error:
+            raise Unavailable(f"The blob folder cannot be read: {error.strerror}.") from error
+        if not found:
             raise NotFound(GONE)
         yield path
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -100,6 +102,21 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="cannot store"):
         FolderStore(blocked).put("job_1", b"x")
     assert list(tmp_path.iterdir()) == [blocked]
+
+
+@pytest.mark.parametrize("method", ["is_file", "read_bytes"])
+def test_a_folder_that_cannot_be_read_says_nothing_about_a_blob(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    store = FolderStore(tmp_path)
+    store.put("job_1", b"x")
+
+    def stale(path: Path) -> NoReturn:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, method, stale)
+    with pytest.raises(Unavailable, match=r"The blob folder cannot be read: Stale file handle\."):
+        store.get("job_1")
 
 
 class Interrupted(io.BytesIO):
