@@ -8,7 +8,7 @@ Keys, below the namespace:
     order:<id>   list    pages in the order of their outcomes            TTL
     timeline:<id> list   who held which unit, and what came of it        TTL
     batch:<t.>:<b.> list the jobs of that batch of that tenant's         TTL, of the job that lives longest
-    spans:<id>   hash    unit -> fence, lane, deaths, worker             TTL, deleted when the job ends
+    spans:<id>   hash    unit -> fence, lane, deaths, failures, worker   TTL, deleted when the job ends
     key:<digest> hash    an idempotency key -> its job and request       TTL, that of the job
     known:<d.>:<r.> string  a document, read in that manner -> its job   TTL
     pixels:<dig.> string a page's pixels -> the job and page of them     TTL
@@ -476,9 +476,15 @@ class Ledger:
         rows = [field for claim in claims for field in (claim.job.id, claim.unit, claim.fence)]
         return [bool(stands) for stands in self.scripts.run("renew", lease_ms, *rows)]
 
-    def release(self, claim: Claim, *, again: bool) -> list[Unit]:
-        """Give the claim back, to be done `again` or not. Returns the units to publish."""
-        return _units(self.scripts.run("release", claim.job.id, claim.unit, claim.fence, "1" if again else "0"))
+    def release(self, claim: Claim, *, again: bool, unforeseen: ErrorDetail | None = None) -> list[Unit]:
+        """Give the claim back, to be done `again` or not. Returns the units to publish.
+
+        What was `unforeseen` is counted: the third time it is the outcome of what is left of the unit.
+        """
+        failed = (unforeseen.model_dump_json(), int(self.settings.result_ttl_s)) if unforeseen else ()
+        return _units(
+            self.scripts.run("release", claim.job.id, claim.unit, claim.fence, "1" if again else "0", *failed)
+        )
 
     def finish_page(
         self,

@@ -81,27 +81,42 @@ def _do_next(station: Station, job_id: str, unit: str, lane: Lane | None) -> Non
         claim = _claim(station, job_id, unit, None if quarantined else lane)
         if claim is None:
             return
-        if claim.unit == PREPARE:
-            _count_pages(station, claim)
-        else:
-            _read_claimed(station, claim, alone=quarantined)
+        with station.leases.hold(claim) as lease:
+            try:
+                if claim.unit == PREPARE:
+                    units = _count_pages(station, lease)
+                else:
+                    units = _read_claimed(station, lease, alone=quarantined)
+            except Exception:
+                units = _give_back_what_failed(station, lease)
+        station.publisher.publish(units or ())
 
 
-def _count_pages(station: Station, claim: Claim) -> None:
-    """Count the document's pages and publish its spans, or fail the job with the reason."""
-    with station.leases.hold(claim) as lease:
-        try:
-            with _document(station, claim) as path:
-                pages = station.rasteriser.count_pages(path, claim.job.media_type)
-            spans = claim.job.options.spans(pages, station.settings.span_pages)
-        except Unavailable as error:
-            _log_and_pause(station, claim, error)
-            units = _patiently(station, lease, partial(station.ledger.release, claim, again=True))
-        except OcrpoolError as error:
-            units = _patiently(station, lease, partial(_fail, station, claim, error))
-        else:
-            units = _patiently(station, lease, partial(station.ledger.plan, claim, spans))
-    station.publisher.publish(units or ())
+def _give_back_what_failed(station: Station, lease: Lease) -> list[Unit] | None:
+    """Nobody foresaw how, but the worker lives: a lease that lapsed would be counted as its death."""
+    claim = lease.claim
+    log.exception("unit.failed", job_id=claim.job.id, unit=claim.unit)
+    if lease.suspect.is_set():
+        _let_lapse(station, lease)
+        return None
+    station.stopping.wait(STORE_PAUSE_S)
+    unforeseen = ErrorDetail.of(Internal("The document failed inside the pool, three times."))
+    return _patiently(station, lease, partial(station.ledger.release, claim, again=True, unforeseen=unforeseen))
+
+
+def _count_pages(station: Station, lease: Lease) -> list[Unit] | None:
+    """Count the document's pages, or fail the job with the reason. Returns the units to publish."""
+    claim = lease.claim
+    try:
+        with _document(station, claim) as path:
+            pages = station.rasteriser.count_pages(path, claim.job.media_type)
+        spans = claim.job.options.spans(pages, station.settings.span_pages)
+    except Unavailable as error:
+        _log_and_pause(station, claim, error)
+        return _patiently(station, lease, partial(station.ledger.release, claim, again=True))
+    except OcrpoolError as error:
+        return _patiently(station, lease, partial(_fail, station, claim, error))
+    return _patiently(station, lease, partial(station.ledger.plan, claim, spans))
 
 
 def _fail(station: Station, claim: Claim, error: OcrpoolError) -> list[Unit]:
@@ -109,24 +124,25 @@ def _fail(station: Station, claim: Claim, error: OcrpoolError) -> list[Unit]:
     return []
 
 
-def _read_claimed(station: Station, claim: Claim, *, alone: bool) -> None:
-    """Read the span's pages that have no outcome yet, side by side, and write each outcome as it comes."""
-    with station.leases.hold(claim) as lease:
-        if claim.lane is Lane.QUARANTINE and not alone:
-            # A late message for a page that has been quarantined since: it comes again on its own queue.
-            station.publisher.publish(
-                _patiently(station, lease, partial(station.ledger.release, claim, again=True)) or ()
-            )
-            return
-        written = _read_pages(station, lease)
-        if lease.lost.is_set() and claim.lane is not Lane.QUARANTINE:
-            return  # The ledger has taken it back already.
-        if lease.suspect.is_set():
-            # The worker is about to end, and this may be why: a death to be counted.
-            _patiently(station, lease, partial(station.ledger.let_lapse, [claim]))
-            return
-        units = _patiently(station, lease, partial(station.ledger.release, claim, again=not written))
-    station.publisher.publish(units or ())
+def _read_claimed(station: Station, lease: Lease, *, alone: bool) -> list[Unit] | None:
+    """Read the span's pages that have no outcome yet, side by side, and write each outcome as it comes. Returns the
+    units to publish."""
+    claim = lease.claim
+    if claim.lane is Lane.QUARANTINE and not alone:
+        # A late message for a page that has been quarantined since: it comes again on its own queue.
+        return _patiently(station, lease, partial(station.ledger.release, claim, again=True))
+    written = _read_pages(station, lease)
+    if lease.lost.is_set() and claim.lane is not Lane.QUARANTINE:
+        return None  # The ledger has taken it back already.
+    if lease.suspect.is_set():
+        _let_lapse(station, lease)
+        return None
+    return _patiently(station, lease, partial(station.ledger.release, claim, again=not written))
+
+
+def _let_lapse(station: Station, lease: Lease) -> None:
+    """The worker is about to end, and this may be why: a death to be counted."""
+    _patiently(station, lease, partial(station.ledger.let_lapse, [lease.claim]))
 
 
 def _read_pages(station: Station, lease: Lease) -> bool:

@@ -229,7 +229,7 @@ end
 local function remove_unit(id, unit)
   forget(id, unit)
   redis.call('HDEL', spans_key(id), unit .. ':fence', unit .. ':lane', unit .. ':deaths', unit .. ':worker',
-    unit .. ':token')
+    unit .. ':token', unit .. ':failures')
 end
 
 -- The next quarantined unit, if none is being read: {} or {{id, unit, lane}}.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from producer.dead import DeadLetters
 from producer.errors import Cancelled, NotFinished, NotFound, QueueFull
 from producer.job import (
     PREPARE,
@@ -367,6 +368,37 @@ def test_a_released_unit_goes_back_without_a_death(ledger: Ledger) -> None:
     assert ledger.finish_page(claim, page_read(1)) is Refusal.FENCED
     assert ledger.redis.hget(f"{ledger.namespace}:spans:{job.id}", "1+1:deaths") == b"0"
     claimed(ledger, job, "1+1")
+
+
+def test_a_unit_that_fails_in_ways_that_nobody_foresaw_comes_to_an_end(ledger: Ledger) -> None:
+    # Given a span of which one page was read
+    job, internal = make_job(), ErrorDetail(code="internal", message="It failed.")
+    ledger.accept(job, document_pages=3)
+    claim = claimed(ledger, job, "1+3")
+    ledger.finish_page(claim, page_read(2))
+    ledger.release(claim, again=True)
+    assert ledger.release(claim, again=True, unforeseen=internal) == []  # It is this worker's no longer.
+
+    # When it fails three times, then its other pages fail, it is a dead letter, and nobody was taken for dead
+    for _ in range(2):
+        claim = claimed(ledger, job, "1+3")
+        assert ledger.release(claim, again=True, unforeseen=internal) == [(job.id, "1+3", "interactive")]
+        assert ledger.redis.hget(f"{ledger.namespace}:spans:{job.id}", "1+3:deaths") == b"0"
+    assert ledger.release(claimed(ledger, job, "1+3"), again=True, unforeseen=internal) == []
+    result = ledger.result(job.id)
+    assert (result.state, [page.kind for page in result.pages]) == (JobState.PARTIAL, ["failure", "page", "failure"])
+    (letter,) = DeadLetters(ledger).all()
+    assert (letter.job_id, letter.unit, letter.code) == (job.id, "1+3", "internal")
+    assert ledger.backlog()["leased"] == 0
+
+
+def test_a_document_whose_pages_cannot_be_counted_for_reasons_that_nobody_foresaw_fails(ledger: Ledger) -> None:
+    job, internal = make_job(), ErrorDetail(code="internal", message="It failed.")
+    ledger.accept(job, document_pages=None)
+    for _ in range(3):
+        assert not ledger.status(job.id).final
+        ledger.release(claimed(ledger, job, PREPARE), again=True, unforeseen=internal)
+    assert (ledger.status(job.id).state, ledger.status(job.id).error) == (JobState.FAILED, internal)
 
 
 def test_a_unit_is_done_again_of_which_the_server_has_lost_an_outcome(ledger: Ledger) -> None:

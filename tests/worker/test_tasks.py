@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 
 from producer.errors import Unavailable
-from producer.job import JobState, Lane, PageResult, Span, SpanMessage, to_json
+from producer.job import JobState, Lane, PageResult, PrepareMessage, Span, SpanMessage, Unit, to_json
 from producer.ledger import Claim, Ledger, Refusal
 from producer.settings import Settings
 from producer.timeline import BatchShare
@@ -168,3 +168,106 @@ def test_a_cancelled_job_is_let_go_of_at_the_next_page(ledger: Ledger, settings:
     assert len(engine.read_pages) == 5
     status = ledger.status(job.id)
     assert (status.state, status.pages_done) == (JobState.CANCELLED, 4)
+
+
+class Failing:
+    """Blobs that fail so many times in a way that nobody foresaw."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    @contextmanager
+    def local(self, blob: str) -> Iterator[Path]:
+        self.left -= 1
+        if self.left >= 0:
+            raise KeyError("ETag")
+        yield Path()
+
+
+@contextmanager
+def working(real: Ledger, **parts: Any) -> Iterator[tuple[Station, list[Unit]]]:
+    """A worker that waits for nothing, and the units that it publishes."""
+    turns, published = Turns(2), list[Unit]()
+    turns.start()
+    engine = Reader(at=0, then=lambda: None)
+    worker = SimpleNamespace(
+        **vars(station(real, Stopping(after=1000), real)) | {"engine": engine} | parts,
+        leases=LeaseKeeper(real, real.settings.lease_renew_s),
+        pages=turns,
+        intake=SimpleNamespace(received=lambda: None),
+        company=Company(),
+        rasters=SimpleNamespace(page=lambda *_: nullcontext()),
+        publisher=SimpleNamespace(publish=published.extend),
+    )
+    yield cast(Station, worker), published
+    turns.stop()
+    turns.join()
+
+
+def test_a_unit_that_fails_in_a_way_that_nobody_foresaw_is_given_back_and_no_death(ledger: Ledger) -> None:
+    job = make_job()
+    (span,) = ledger.accept(job, document_pages=2).units
+    message = to_json(SpanMessage(job_id=job.id, span=Span.parse("1+2")))
+    with working(ledger, blobs=Failing(2)) as (worker, published):
+        for _ in range(2):
+            tasks.read_span(worker, message, Lane.INTERACTIVE)
+            assert published.pop() == span
+            assert ledger.redis.zcard(f"{ledger.namespace}:leases") == 0
+            assert ledger.redis.hget(f"{ledger.namespace}:spans:{job.id}", "1+2:deaths") == b"0"
+        tasks.read_span(worker, message, Lane.INTERACTIVE)
+    assert ledger.status(job.id).state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("pages", [2, None], ids=["read", "counted"])
+def test_a_unit_that_fails_so_again_and_again_is_internal_and_no_poison(ledger: Ledger, pages: int | None) -> None:
+    job = make_job()
+    ledger.accept(job, document_pages=pages)
+    with working(ledger, blobs=Failing(1000)) as (worker, _):
+        for _ in range(3):
+            assert not ledger.status(job.id).final
+            if pages is None:
+                tasks.prepare(worker, to_json(PrepareMessage(job_id=job.id)), Lane.INTERACTIVE)
+            else:
+                message = to_json(SpanMessage(job_id=job.id, span=Span(first=1, count=pages)))
+                tasks.read_span(worker, message, Lane.INTERACTIVE)
+    status = ledger.status(job.id)
+    assert status.error is not None
+    assert (status.state, status.error.code) == (JobState.FAILED, "internal")
+    assert status.pages_failed == (pages or 0)
+
+
+def test_an_outcome_that_cannot_be_written_for_reasons_that_nobody_foresaw_is_read_again(ledger: Ledger) -> None:
+    # Given a ledger that fails at one outcome of two, once
+    job = make_job()
+    ledger.accept(job, document_pages=2)
+    left = [ValueError("not foreseen")]
+
+    def finish_page(claim: Claim, outcome: Any, *args: Any, **named: Any) -> Any:
+        if outcome.page == 1 and left:
+            raise left.pop()
+        return ledger.finish_page(claim, outcome, *args, **named)
+
+    flaky = SimpleNamespace(claim=ledger.claim, release=ledger.release, finish_page=finish_page)
+    message = to_json(SpanMessage(job_id=job.id, span=Span(first=1, count=2)))
+    with working(ledger, ledger=flaky, blobs=Failing(0)) as (worker, published):
+        tasks.read_span(worker, message, Lane.INTERACTIVE)
+        assert published == [(job.id, "1+2", "interactive")]
+        tasks.read_span(worker, message, Lane.INTERACTIVE)
+    assert ledger.status(job.id).state is JobState.SUCCEEDED
+
+
+def test_a_worker_whose_device_failed_dies_of_what_nobody_foresaw(ledger: Ledger) -> None:
+    # Given a worker that is about to end, perhaps because of this page
+    job = make_job()
+    ledger.accept(job, document_pages=1)
+
+    def local(blob: str) -> NoReturn:
+        (lease,) = worker.leases.held
+        lease.suspect.set()
+        raise KeyError(blob)
+
+    with working(ledger, blobs=SimpleNamespace(local=local)) as (worker, published):
+        tasks.read_span(worker, to_json(SpanMessage(job_id=job.id, span=Span(first=1, count=1))), Lane.INTERACTIVE)
+    # Then its death is counted
+    assert published == []
+    wait_until(lambda: ledger.sweep("q.").deaths == 1)
