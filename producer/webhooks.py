@@ -20,7 +20,7 @@ from http import HTTPStatus
 import structlog
 from standardwebhooks import Webhook
 
-from producer.errors import OcrpoolError, Unavailable
+from producer.errors import Internal, OcrpoolError, Unavailable
 from producer.fetching import Answer, Fetcher
 from producer.ledger import Ledger
 from producer.outbox import TIMEOUT_S, Delivery, DeliveryState, Outbox, Taken, Verdict
@@ -157,7 +157,7 @@ class Deliverer:
             # It comes up again once its lease is over.
             log.warning("webhook.not_settled", job=job_id, error=str(error))
         except Exception:
-            log.exception("webhook.not_sent", job=job_id)
+            log.exception("webhook.not_settled", job=job_id)
         finally:
             with self._lock:
                 self._under_way[taken.origin] -= 1
@@ -167,19 +167,27 @@ class Deliverer:
 
     def send(self, taken: Taken) -> Verdict:
         """Try once, and write how it went. Raises `Unavailable` when that cannot be written."""
-        delivery = taken.delivery
-        body = json.dumps(delivery.event(self._settings.public_url), ensure_ascii=False, separators=(",", ":"))
-        began = time.monotonic()
-        answer: Answer | OcrpoolError
+        delivery, began = taken.delivery, time.monotonic()
         try:
-            headers = signed(delivery.id, body, self._settings.webhook_secrets, self._clock())
-            answer = self._fetcher.post(delivery.url, headers, body.encode(), timeout_s=TIMEOUT_S)
-        except OcrpoolError as error:
-            answer = error
-        verdict = judge(delivery, answer, time.monotonic() - began, now=self._clock(), chance=self._chance)
+            verdict = self._judged(delivery, self._answer(delivery), began)
+        except Exception:
+            # A try like others: one that was not settled would come up again for ever, at the end of each lease.
+            log.exception("webhook.not_sent", job=delivery.job_id)
+            verdict = self._judged(delivery, Internal("The webhook could not be sent."), began)
         self._outbox.settle(taken, verdict)
         log.info("webhook.tried", job=delivery.job_id, state=verdict.state.value, outcome=verdict.outcome)
         return verdict
+
+    def _answer(self, delivery: Delivery) -> Answer | OcrpoolError:
+        body = json.dumps(delivery.event(self._settings.public_url), ensure_ascii=False, separators=(",", ":"))
+        try:
+            headers = signed(delivery.id, body, self._settings.webhook_secrets, self._clock())
+            return self._fetcher.post(delivery.url, headers, body.encode(), timeout_s=TIMEOUT_S)
+        except OcrpoolError as error:
+            return error
+
+    def _judged(self, delivery: Delivery, answer: Answer | OcrpoolError, began: float) -> Verdict:
+        return judge(delivery, answer, time.monotonic() - began, now=self._clock(), chance=self._chance)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from email.utils import format_datetime
 from typing import cast
 
 import pytest
+import structlog.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -227,6 +229,9 @@ def test_a_pause_is_never_shorter_than_the_schedule_nor_much_longer(chance: floa
         (format_datetime(NOW + timedelta(minutes=3)), 180),
         (format_datetime(NOW - timedelta(days=1)), 5),
         ("Fri, 99 Nov", 5),
+        ("Fri, 31 Dec 2026 23:59:59 +99999999999999999999", 5),
+        ("Fri, 31 Dec 99999999999999999999 23:59:59 GMT", 5),
+        ("9" * 400, 5),
         ("-1", 5),
         ("1e9", 5),
         ("", 5),
@@ -239,9 +244,47 @@ def test_retry_after_is_kept_within_bounds(header: str, pause_s: float, status: 
     assert (verdict.state, verdict.delay_s) == (DeliveryState.PENDING, pause_s)
 
 
-@given(st.text())
+#: A date with anything in its places.
+DATES = st.tuples(
+    st.sampled_from(["Fri, ", ""]),
+    st.integers(-1, 10**20),
+    st.sampled_from([" Dec ", " Foo "]),
+    st.integers(-1, 10**20),
+    st.sampled_from([" 23:59:59 ", " 99:59:59 ", " 23:59 "]),
+    st.sampled_from(["GMT", "", "-0000", "+2359", "+9999"]) | st.integers().map("{:+}".format),
+).map(lambda parts: "".join(map(str, parts)))
+
+
+@given(st.text() | DATES | st.integers(0).map(str))
 def test_no_retry_after_brings_it_down(header: str) -> None:
-    assert retry_after_s(header, NOW) >= 0
+    assert 0 <= retry_after_s(header, NOW) < math.inf
+
+
+@pytest.mark.parametrize("broken", ["signed", "Fetcher.post", "retry_after_s"])
+def test_a_try_that_breaks_is_a_failed_one_and_told_with_its_traceback_once(
+    ledger: Ledger, settings: Settings, site: Site, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    # Given a fault of the pool's own, before, in or after the request
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(f"producer.webhooks.{broken}", fail)
+    site.answer = reply(503, b"", "Retry-After: 9")
+    job_id = ended(ledger, f"http://127.0.0.1:{site.port}/")
+    # When the webhook is tried as often as the schedule says
+    outbox = Outbox(ledger)
+    with structlog.testing.capture_logs() as logs:
+        sender = deliverer(ledger, settings)
+        for pause_s in SCHEDULE_S:
+            # Then each was a try, and the next one is due by the schedule
+            assert due_in_s(ledger, job_id) == pytest.approx(pause_s * (1 + JITTER / 2), abs=2)
+            make_due(ledger)
+            send_due(sender, outbox)
+    # And it is given up in the end
+    assert (outbox.get(job_id).state, outbox.get(job_id).attempts) == (DeliveryState.DEAD, len(SCHEDULE_S))
+    assert outbox.get(job_id).outcome == "The webhook could not be sent."
+    told = [line for line in logs if line.get("exc_info")]
+    assert [line["event"] for line in told] == ["webhook.not_sent"] * len(SCHEDULE_S)
 
 
 def test_an_endpoint_that_is_gone_gets_no_more(ledger: Ledger, settings: Settings, outbox: Outbox, site: Site) -> None:
