@@ -94,7 +94,7 @@ class Taken:
     """A webhook that is this sender's for `LEASE_S`."""
 
     delivery: Delivery
-    #: Scheme, host and port, as the ledger calls them: what is slow there is slow together.
+    #: Scheme, host and port, as the ledger calls them for this tenant: what is slow there is slow together.
     origin: str
     #: By which it is settled: that of the latest sender counts.
     fence: int

@@ -244,12 +244,18 @@ end
 -- A webhook's record is kept this long after its last change; a queue of them longer than any of its members.
 local DELIVERY_TTL_S, DELIVERIES_TTL_S = 7 * 86400, 30 * 86400
 
--- Webhooks queue by origin (scheme, host, port), so that an endpoint that takes long keeps no other waiting.
-local function origin_of(url) return redis.sha1hex(string.match(url, '^https?://[^/?#]+')) end
+-- Webhooks queue by origin (scheme, host, port), so that an endpoint that takes long keeps no other waiting. Each tenant
+-- has origins and endpoints of its own: what is said or not said to its webhooks is nothing to those of others.
+local function of_tenant(tenant, url)
+  return redis.sha1hex((not tenant or tenant == '') and url or tenant .. ' ' .. url)
+end
+local function origin_of(tenant, url) return of_tenant(tenant, string.match(url, '^https?://[^/?#]+')) end
 local function slow_key(origin) return ns .. ':slow:' .. origin end
 local function outbox_key(origin) return ns .. ':outbox:' .. origin end
 -- An endpoint is what stands before the query, which differs from job to job.
-local function disabled_key(url) return ns .. ':disabled:' .. redis.sha1hex(string.match(url, '^[^?#]+')) end
+local function disabled_key(tenant, url)
+  return ns .. ':disabled:' .. of_tenant(tenant, string.match(url, '^[^?#]+'))
+end
 
 -- Sets when the origin is looked at next: when the first of its webhooks is due, and its rest is over.
 local function set_due(origin)
@@ -259,8 +265,8 @@ local function set_due(origin)
   return redis.call('ZADD', OUTBOX, math.max(rest, tonumber(first[2])), origin)
 end
 
-local function post(id, url, due)
-  local origin = origin_of(url)
+local function post(id, tenant, url, due)
+  local origin = origin_of(tenant, url)
   redis.call('ZADD', outbox_key(origin), due, id)
   redis.call('EXPIRE', outbox_key(origin), DELIVERIES_TTL_S)
   set_due(origin)
@@ -268,23 +274,24 @@ end
 
 -- Puts the webhook of a job that has just ended into the outbox, if it is to have one.
 local function post_webhook(id, state, now)
-  local v = redis.call('HMGET', job_key(id), 'webhook', 'pages_total', 'pages_done', 'pages_failed', 'error', 'record')
+  local v = redis.call('HMGET', job_key(id), 'webhook', 'pages_total', 'pages_done', 'pages_failed', 'error', 'record',
+    'tenant')
   if not v[1] then return end
   redis.call('HSET', delivery_key(id), 'url', v[1], 'state', 'pending', 'attempts', 0, 'outcome', '', 'ended', now,
     'job_state', state, 'pages_total', v[2] or '', 'pages_done', v[3], 'pages_failed', v[4], 'error', v[5] or '',
-    'name', tostring(cjson.decode(v[6]).name or ''))
+    'name', tostring(cjson.decode(v[6]).name or ''), 'tenant', v[7] or '')
   redis.call('EXPIRE', delivery_key(id), DELIVERY_TTL_S)
   redis.call('ZADD', DELIVERIES, now, id)
   redis.call('ZREMRANGEBYRANK', DELIVERIES, 0, -10001)
-  post(id, v[1], now)
+  post(id, v[7], v[1], now)
 end
 
 -- Takes a webhook out of the outbox for good: 'delivered' or 'dead'.
-local function end_delivery(id, url, state, outcome, now)
+local function end_delivery(id, tenant, url, state, outcome, now)
   redis.call('HSET', delivery_key(id), 'state', state, 'outcome', outcome)
   redis.call('EXPIRE', delivery_key(id), DELIVERY_TTL_S)
-  redis.call('ZREM', outbox_key(origin_of(url)), id)
-  set_due(origin_of(url))
+  redis.call('ZREM', outbox_key(origin_of(tenant, url)), id)
+  set_due(origin_of(tenant, url))
   redis.call('HINCRBY', TOTALS, state == 'dead' and 'webhooks_failed' or 'webhooks_delivered', 1)
   if state == 'dead' then
     bury({ kind = 'webhook', job_id = id, name = string.match(url, '^[^?#]+'), code = 'webhook_failed',

@@ -6,15 +6,15 @@
 local id, verdict, now = ARGV[1], ARGV[3], now_ms()
 if verdict ~= 'delivered' and verdict ~= 'again' and verdict ~= 'dead' then error('a try does not end so') end
 local delay = whole(4, 0, 10 * 86400000)
-local v = redis.call('HMGET', delivery_key(id), 'url', 'state', 'fence')
-local url = v[1]
+local v = redis.call('HMGET', delivery_key(id), 'url', 'state', 'fence', 'tenant')
+local url, tenant = v[1], v[4]
 if not url then return 'gone' end
 if v[2] ~= 'pending' then return 'final' end
 if verdict ~= 'delivered' and v[3] ~= ARGV[2] then return 'fenced' end
 redis.call('HINCRBY', delivery_key(id), 'attempts', 1)
 
 -- Each time in a row, the rest of an origin that takes long is twice as long: 5 s to 5 min.
-local origin = origin_of(url)
+local origin = origin_of(tenant, url)
 local slow = slow_key(origin)
 if ARGV[6] ~= '1' then
   redis.call('DEL', slow)
@@ -23,13 +23,13 @@ elseif (tonumber(redis.call('HGET', slow, 'until')) or 0) <= now then
   redis.call('HSET', slow, 'until', now + math.min(300000, 5000 * 2 ^ math.min(times - 1, 10)))
   redis.call('EXPIRE', slow, 3600)
 end
-if ARGV[7] == '1' then redis.call('SET', disabled_key(url), '1', 'EX', 86400) end
+if ARGV[7] == '1' then redis.call('SET', disabled_key(tenant, url), '1', 'EX', 86400) end
 
 if verdict ~= 'again' then
-  end_delivery(id, url, verdict, ARGV[5], now)
+  end_delivery(id, tenant, url, verdict, ARGV[5], now)
 else
   redis.call('HSET', delivery_key(id), 'outcome', ARGV[5])
   redis.call('EXPIRE', delivery_key(id), math.ceil(delay / 1000) + DELIVERY_TTL_S)
-  post(id, url, now + delay)
+  post(id, tenant, url, now + delay)
 end
 return 'settled'

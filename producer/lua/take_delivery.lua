@@ -17,11 +17,11 @@ local function first_of(origin)
       set_due(origin)
       return nil
     end
-    local v = redis.call('HMGET', delivery_key(id), 'url', 'state')
+    local v = redis.call('HMGET', delivery_key(id), 'url', 'state', 'tenant')
     if not v[1] or v[2] ~= 'pending' then
       redis.call('ZREM', outbox_key(origin), id)
-    elseif redis.call('EXISTS', disabled_key(v[1])) == 1 then
-      end_delivery(id, v[1], 'dead', 'The endpoint has lately answered 410 Gone.', now)
+    elseif redis.call('EXISTS', disabled_key(v[3], v[1])) == 1 then
+      end_delivery(id, v[3], v[1], 'dead', 'The endpoint has lately answered 410 Gone.', now)
     else
       return id
     end

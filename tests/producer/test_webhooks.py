@@ -62,9 +62,9 @@ def outbox(ledger: Ledger) -> Outbox:
     return Outbox(ledger)
 
 
-def ended(ledger: Ledger, url: str, *, failing: bool = False) -> str:
+def ended(ledger: Ledger, url: str, *, tenant: str = "", failing: bool = False) -> str:
     """A job of two pages with a webhook, that has just ended. Returns its id."""
-    job = make_job(webhook_url=url)
+    job = make_job(webhook_url=url).model_copy(update={"tenant": tenant})
     ledger.accept(job, document_pages=2)
     claim = claimed(ledger, job, "1+2")
     ledger.finish_page(claim, page_read(1))
@@ -304,6 +304,39 @@ def test_an_endpoint_that_is_gone_gets_no_more(ledger: Ledger, settings: Setting
     assert outbox.get(other).state is DeliveryState.DELIVERED
     # And who replays one opens the endpoint again
     outbox.replay(second)
+    assert send_due(deliverer(ledger, settings), outbox).state is DeliveryState.DELIVERED
+
+
+def test_what_one_tenant_is_answered_is_nothing_to_another(
+    ledger: Ledger, settings: Settings, outbox: Outbox, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a tenant whose endpoint took long and then wanted no more
+    monkeypatch.setattr(webhooks, "SLOW_S", -1)
+    site.answer = reply(410)
+    url = f"http://127.0.0.1:{site.port}/hook?customer="
+    theirs = [ended(ledger, url + "1", tenant="acme") for _ in range(2)]
+    verdict = send_due(deliverer(ledger, settings), outbox)
+    assert (verdict.disabled, verdict.slow) == (True, True)
+    monkeypatch.undo()
+    # When other tenants' jobs end that are to be told there
+    site.answer = reply(204)
+    others = [ended(ledger, url + str(n), tenant=tenant) for n, tenant in enumerate(["zeta", ""], start=2)]
+    # Then they are told, at once; and of the first one's only one went there
+    for _ in others:
+        assert send_due(deliverer(ledger, settings), outbox).state is DeliveryState.DELIVERED
+    assert outbox.take() is None
+    make_due(ledger)
+    assert outbox.take() is None
+    assert [asked.path for asked in site.asked] == [f"/hook?customer={n}" for n in (1, 2, 3)]
+    assert {outbox.get(job).state for job in theirs} == {DeliveryState.DEAD}
+    # And what one of them replays opens its own endpoint alone
+    outbox.replay(others[0])
+    assert send_due(deliverer(ledger, settings), outbox).state is DeliveryState.DELIVERED
+    ended(ledger, url + "1", tenant="acme")
+    make_due(ledger)
+    assert outbox.take() is None
+    # And who replays the first one's opens it for all of that tenant's
+    outbox.replay(theirs[0])
     assert send_due(deliverer(ledger, settings), outbox).state is DeliveryState.DELIVERED
 
 
