@@ -40,9 +40,11 @@ Keys, below the namespace:
     sweeps       hash    when the sweeper looked last                    kept for ever, of fixed size
     outbox       zset    tenants' origins by their next webhook's time   a member leaves with the last of them
     outbox:<sha> zset    an origin's webhooks by their next try          TTL; a member leaves when delivered or given up
+    row:<s>:<t>  zset    the same of a tenant's origins of one standing  a member leaves with its last webhook
+    rows         zset    those rows by the time of their next webhook    a member leaves with the last of its origins
     deliveries   zset    webhooks by their job's end                     kept for ever, the last 10,000
     delivery:<i> hash    a job's webhook, and how its tries went         TTL
-    slow:<sha>   hash    a tenant's origin that takes long, and its rest TTL
+    standing:<s> hash    how a tenant's origin answers, and its rest     TTL
     disabled:<s> string  an endpoint that wants no more of a tenant's    TTL
     dead         hash    dead letters by number                          kept until dropped, the last 1,000
     signing_key  string  signs addresses, the same for all gateways      kept for ever, of fixed size

@@ -17,7 +17,7 @@ from typing import Any, Self, cast
 from pydantic import BaseModel, ConfigDict
 
 from producer.errors import NotFound
-from producer.job import ErrorDetail, JobState
+from producer.job import ErrorDetail, JobState, Tenant
 from producer.ledger import Ledger
 from producer.records import fields_of
 from producer.scripts import reachable
@@ -34,6 +34,17 @@ class DeliveryState(StrEnum):
     DELIVERED = "delivered"
     #: Given up: every try failed, or the endpoint wants no more.
     DEAD = "dead"
+
+
+class Standing(StrEnum):
+    """What is known of an origin."""
+
+    #: It has lately taken a webhook in time, and has not taken long since.
+    GOOD = "good"
+    #: It is new, or has only failed, and at once.
+    UNKNOWN = "unknown"
+    #: The last try took long.
+    SLOW = "slow"
 
 
 class Delivery(BaseModel):
@@ -56,6 +67,8 @@ class Delivery(BaseModel):
     pages_failed: int
     error: ErrorDetail | None
     name: str
+    #: Whose job it is.
+    tenant: Tenant = ""
 
     @classmethod
     def of(cls, job_id: str, found: Mapping[bytes, bytes]) -> Self:
@@ -96,8 +109,15 @@ class Taken:
     delivery: Delivery
     #: Scheme, host and port, as the ledger calls them for this tenant: what is slow there is slow together.
     origin: str
+    #: That of the origin when it was taken.
+    standing: Standing
     #: By which it is settled: that of the latest sender counts.
     fence: int
+
+    @property
+    def row(self) -> str:
+        """That in which the origin stood."""
+        return f"{self.standing}:{self.delivery.tenant}"
 
 
 @dataclass(frozen=True)
@@ -121,13 +141,16 @@ class Outbox:
         self._ledger = ledger
         self._scripts = ledger.scripts
 
-    def take(self, busy: Collection[str] = ()) -> Taken | None:
-        """A webhook that is due, unless its origin is `busy`."""
-        found = self._scripts.run("take_delivery", round(LEASE_S * 1000), TAKE_LOOKS, json.dumps(list(busy)))
+    def take(self, busy: Collection[str] = (), chance: float = 0) -> Taken | None:
+        """A webhook that is due, unless its origin, its standing or its row is `busy`. By chance, in [0, 1), it is that
+        of one row or another, and the one that has waited longest there or the last that came."""
+        told = (round(LEASE_S * 1000), TAKE_LOOKS, json.dumps(list(busy)), int(chance * 1_000_000))
+        found = self._scripts.run("take_delivery", *told)
         if not found:
             return None
-        job_id, origin, fence, *record = found
-        return Taken(Delivery.of(job_id.decode(), fields_of(record)), origin.decode(), fence)
+        job_id, origin, standing, fence, *record = found
+        delivery = Delivery.of(job_id.decode(), fields_of(record))
+        return Taken(delivery, origin.decode(), Standing(standing.decode()), fence)
 
     def settle(self, taken: Taken, verdict: Verdict) -> bool:
         """Write how the try went. False if another has taken or settled the webhook meanwhile."""

@@ -248,7 +248,7 @@ class Settings(BaseSettings):
         "can take over from another; empty: no webhooks.",
     )
     webhook_deliveries: int = Field(
-        16,
+        128,
         ge=0,
         le=256,
         description="Webhooks that a gateway sends at a time; 0 leaves them to `ocrpool webhooks deliver` elsewhere.",

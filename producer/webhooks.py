@@ -23,7 +23,7 @@ from standardwebhooks import Webhook
 from producer.errors import Internal, OcrpoolError, Unavailable
 from producer.fetching import Answer, Fetcher
 from producer.ledger import Ledger
-from producer.outbox import TIMEOUT_S, Delivery, DeliveryState, Outbox, Taken, Verdict
+from producer.outbox import TIMEOUT_S, Delivery, DeliveryState, Outbox, Standing, Taken, Verdict
 from producer.retry_after import retry_after_s
 from producer.settings import Settings
 
@@ -39,8 +39,12 @@ LONGEST_RETRY_AFTER_S = 24 * 3600
 SLOW_S = 5.0
 #: The outbox is looked at this often while nothing is due.
 POLL_S = 0.5
-#: Part of the deliveries under way that may be to one origin.
-SHARE = 4
+#: Of the deliveries under way, one in so many may be to one origin.
+SHARE = 16
+#: Part of them that may be to origins of that standing: whoever takes long leaves room for those that do not.
+PARTS = {Standing.GOOD: 1.0, Standing.UNKNOWN: 0.5, Standing.SLOW: 0.25}
+#: Part of those that may be one tenant's, so that some are left for others.
+TENANT_PART = 0.5
 
 
 def signed(event_id: str, body: str, secrets: Sequence[str], now: datetime) -> dict[str, str]:
@@ -81,6 +85,39 @@ def _told(status: int) -> str:
         return f"The endpoint answered {status}."
 
 
+class UnderWay:
+    """The deliveries under way, and who has as many of them as it may. Safe to share between threads."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._sending: Counter[str] = Counter()
+
+    def begin(self, taken: Taken) -> None:
+        with self._lock:
+            self._sending.update(self._names(taken))
+
+    def end(self, taken: Taken) -> None:
+        with self._lock:
+            self._sending.subtract(self._names(taken))
+            self._sending += Counter()  # Those at 0 go.
+
+    def full(self) -> list[str]:
+        """The origins, standings and rows that get no more now."""
+        with self._lock:
+            return [name for name, sending in self._sending.items() if sending >= self._most_of(name)]
+
+    @staticmethod
+    def _names(taken: Taken) -> tuple[str, ...]:
+        return taken.origin, taken.standing.value, taken.row
+
+    def _most_of(self, name: str) -> int:
+        standing, of_tenant, _ = name.partition(":")
+        if standing not in PARTS:
+            return max(1, self._most // SHARE)
+        return max(1, int(self._most * PARTS[Standing(standing)] * (TENANT_PART if of_tenant else 1)))
+
+
 class Deliverer:
     """Sends what is due in the outbox, `webhook_deliveries` at a time."""
 
@@ -102,11 +139,9 @@ class Deliverer:
         #: Set when one has been sent: its origin may be busy no more.
         self._free = threading.Event()
         most = max(1, settings.webhook_deliveries)
-        self._share = max(1, most // SHARE)
         self._slots = threading.BoundedSemaphore(most)
         self._senders = ThreadPoolExecutor(most, thread_name_prefix="webhook")
-        self._lock = threading.Lock()
-        self._under_way: Counter[str] = Counter()
+        self._under_way = UnderWay(most)
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
     def start(self) -> None:
@@ -132,10 +167,8 @@ class Deliverer:
 
     def _send_next(self) -> bool:
         """Begin to send one; False if none is due. The caller has a slot for it."""
-        with self._lock:
-            busy = [origin for origin, sending in self._under_way.items() if sending >= self._share]
         try:
-            taken = self._outbox.take(busy)
+            taken = self._outbox.take(self._under_way.full(), self._chance())
         except Unavailable as error:
             log.warning("webhooks.not_taken", error=str(error))
             return False
@@ -144,8 +177,7 @@ class Deliverer:
             return False
         if taken is None:
             return False
-        with self._lock:
-            self._under_way[taken.origin] += 1
+        self._under_way.begin(taken)
         self._senders.submit(self._send_and_free, taken)
         return True
 
@@ -159,9 +191,7 @@ class Deliverer:
         except Exception:
             log.exception("webhook.not_settled", job=job_id)
         finally:
-            with self._lock:
-                self._under_way[taken.origin] -= 1
-                self._under_way += Counter()  # Those at 0 go.
+            self._under_way.end(taken)
             self._slots.release()
             self._free.set()
 

@@ -16,6 +16,7 @@ import redis
 from producer.embedded import Embedded
 from producer.job import JobState, Lane
 from producer.ledger import Ledger
+from producer.outbox import Standing
 from producer.producer import Producer
 from producer.settings import Settings
 from tests.redis_server import Server
@@ -55,6 +56,7 @@ OWNED = {
     "pace",
     "sweeps",
     "outbox",
+    "rows",
     "deliveries",
     "dead",
     "totals",
@@ -68,6 +70,7 @@ OWNED = {
 OWNED_BY_TENANT = (
     *(f"waiting:{lane}:" for lane in Lane),
     *(f"index:{state}:" for state in JobState),
+    *(f"row:{standing}:" for standing in Standing),
 )
 
 

@@ -7,7 +7,7 @@ local ns = KEYS[1]
 local LEASES, ACTIVE, RUNNING = ns .. ':leases', ns .. ':active', ns .. ':running'
 local TOTALS, GARBAGE, EVENTS = ns .. ':totals', ns .. ':garbage', ns .. ':events'
 local DEAD = ns .. ':dead'
-local OUTBOX, DELIVERIES = ns .. ':outbox', ns .. ':deliveries'
+local OUTBOX, ROWS, DELIVERIES = ns .. ':outbox', ns .. ':rows', ns .. ':deliveries'
 -- How fast the pool reads, see sweep.lua, and how fast the queue of each lane moves, see claim.lua.
 local SWEEPS, PACE, FLOW = ns .. ':sweeps', ns .. ':pace', ns .. ':flow'
 local LOAD, SHARES, TENANTS = ns .. ':load', ns .. ':shares', ns .. ':tenants'
@@ -250,26 +250,45 @@ local function of_tenant(tenant, url)
   return redis.sha1hex((not tenant or tenant == '') and url or tenant .. ' ' .. url)
 end
 local function origin_of(tenant, url) return of_tenant(tenant, string.match(url, '^https?://[^/?#]+')) end
-local function slow_key(origin) return ns .. ':slow:' .. origin end
+local function standing_key(origin) return ns .. ':standing:' .. origin end
 local function outbox_key(origin) return ns .. ':outbox:' .. origin end
 -- An endpoint is what stands before the query, which differs from job to job.
 local function disabled_key(tenant, url)
   return ns .. ':disabled:' .. of_tenant(tenant, string.match(url, '^[^?#]+'))
 end
 
+-- Origins stand in rows, one for each tenant and standing: 'slow' if the last try took long, 'good' if one has come there
+-- in time and none has taken long since, else 'unknown'. So whoever sends finds those who may be sent to, however many
+-- others are due.
+local STANDINGS = { 'good', 'unknown', 'slow' }
+local function row_key(row) return ns .. ':row:' .. row end
+local function set_row_due(row)
+  local first = redis.call('ZRANGE', row_key(row), 0, 0, 'WITHSCORES')
+  if first[1] then redis.call('ZADD', ROWS, first[2], row) else redis.call('ZREM', ROWS, row) end
+end
+
 -- Sets when the origin is looked at next: when the first of its webhooks is due, and its rest is over.
-local function set_due(origin)
+local function set_due(tenant, origin)
   local first = redis.call('ZRANGE', outbox_key(origin), 0, 0, 'WITHSCORES')
-  if not first[1] then return redis.call('ZREM', OUTBOX, origin) end
-  local rest = tonumber(redis.call('HGET', slow_key(origin), 'until')) or 0
-  return redis.call('ZADD', OUTBOX, math.max(rest, tonumber(first[2])), origin)
+  local v = redis.call('HMGET', standing_key(origin), 'is', 'until')
+  local due = first[1] and math.max(tonumber(v[2]) or 0, tonumber(first[2]))
+  if due then redis.call('ZADD', OUTBOX, due, origin) else redis.call('ZREM', OUTBOX, origin) end
+  for _, standing in ipairs(STANDINGS) do
+    local row = standing .. ':' .. (tenant or '')
+    if due and standing == (v[1] or 'unknown') then
+      redis.call('ZADD', row_key(row), due, origin)
+    else
+      redis.call('ZREM', row_key(row), origin)
+    end
+    set_row_due(row)
+  end
 end
 
 local function post(id, tenant, url, due)
   local origin = origin_of(tenant, url)
   redis.call('ZADD', outbox_key(origin), due, id)
   redis.call('EXPIRE', outbox_key(origin), DELIVERIES_TTL_S)
-  set_due(origin)
+  set_due(tenant, origin)
 end
 
 -- Puts the webhook of a job that has just ended into the outbox, if it is to have one.
@@ -291,7 +310,7 @@ local function end_delivery(id, tenant, url, state, outcome, now)
   redis.call('HSET', delivery_key(id), 'state', state, 'outcome', outcome)
   redis.call('EXPIRE', delivery_key(id), DELIVERY_TTL_S)
   redis.call('ZREM', outbox_key(origin_of(tenant, url)), id)
-  set_due(origin_of(tenant, url))
+  set_due(tenant, origin_of(tenant, url))
   redis.call('HINCRBY', TOTALS, state == 'dead' and 'webhooks_failed' or 'webhooks_delivered', 1)
   if state == 'dead' then
     bury({ kind = 'webhook', job_id = id, name = string.match(url, '^[^?#]+'), code = 'webhook_failed',

@@ -6,6 +6,6 @@ if not url then return 'gone' end
 redis.call('HSET', delivery_key(id), 'state', 'pending', 'attempts', 0)
 redis.call('HINCRBY', delivery_key(id), 'fence', 1)
 redis.call('EXPIRE', delivery_key(id), DELIVERY_TTL_S)
-redis.call('DEL', slow_key(origin_of(tenant, url)), disabled_key(tenant, url))
+redis.call('DEL', standing_key(origin_of(tenant, url)), disabled_key(tenant, url))
 post(id, tenant, url, now_ms())
 return 'replayed'

@@ -13,15 +13,22 @@ if v[2] ~= 'pending' then return 'final' end
 if verdict ~= 'delivered' and v[3] ~= ARGV[2] then return 'fenced' end
 redis.call('HINCRBY', delivery_key(id), 'attempts', 1)
 
--- Each time in a row, the rest of an origin that takes long is twice as long: 5 s to 5 min.
-local origin = origin_of(tenant, url)
-local slow = slow_key(origin)
-if ARGV[6] ~= '1' then
-  redis.call('DEL', slow)
-elseif (tonumber(redis.call('HGET', slow, 'until')) or 0) <= now then
-  local times = redis.call('HINCRBY', slow, 'times', 1)
-  redis.call('HSET', slow, 'until', now + math.min(300000, 5000 * 2 ^ math.min(times - 1, 10)))
-  redis.call('EXPIRE', slow, 3600)
+-- A standing outlives the longest pause between two tries. What fails at once keeps nobody waiting, and costs none.
+local standing, standing_ttl_s = standing_key(origin_of(tenant, url)), 2 * 86400
+if ARGV[6] == '1' then
+  redis.call('HSET', standing, 'is', 'slow')
+  -- Each time in a row, the rest of an origin that takes long is twice as long: 5 s to 5 min.
+  if (tonumber(redis.call('HGET', standing, 'until')) or 0) <= now then
+    local times = redis.call('HINCRBY', standing, 'times', 1)
+    redis.call('HSET', standing, 'until', now + math.min(300000, 5000 * 2 ^ math.min(times - 1, 10)))
+  end
+  redis.call('EXPIRE', standing, standing_ttl_s)
+elseif verdict == 'delivered' then
+  redis.call('DEL', standing)
+  redis.call('HSET', standing, 'is', 'good')
+  redis.call('EXPIRE', standing, standing_ttl_s)
+elseif redis.call('HGET', standing, 'is') == 'slow' then
+  redis.call('DEL', standing)
 end
 if ARGV[7] == '1' then redis.call('SET', disabled_key(tenant, url), '1', 'EX', 86400) end
 

@@ -37,10 +37,10 @@ def hang_up(_: Asked) -> Iterator[bytes]:
 
 def let_pauses_pass(chaos: Pool) -> None:
     """The pauses between tries, and the leases of those that were killed; they take up to hours."""
-    for origin in chaos.members("outbox"):
-        for key, members in ((f"outbox:{origin}", chaos.members(f"outbox:{origin}")), ("outbox", [origin])):
-            for member in members:
-                chaos.client.zadd(f"chaos:{key}", {member: 0}, xx=True)
+    queues = [f"outbox:{origin}" for origin in chaos.members("outbox")]
+    for key in [*queues, *(f"row:{row}" for row in chaos.members("rows")), "outbox", "rows"]:
+        for member in chaos.members(key):
+            chaos.client.zadd(f"chaos:{key}", {member: 0}, xx=True)
 
 
 def all_told(chaos: Pool) -> bool:

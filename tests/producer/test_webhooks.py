@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import threading
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -13,7 +14,8 @@ from typing import cast
 
 import pytest
 import structlog.testing
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 from typer.testing import CliRunner
@@ -25,13 +27,13 @@ from producer.errors import FetchFailed, NotFound
 from producer.fetching import Answer, Fetcher
 from producer.job import JobState
 from producer.ledger import Ledger
-from producer.outbox import LEASE_S, Delivery, DeliveryState, Outbox, Verdict
+from producer.outbox import LEASE_S, Delivery, DeliveryState, Outbox, Standing, Taken, Verdict
 from producer.processes import PYTHON, Process
 from producer.producer import Producer
 from producer.retry_after import retry_after_s
 from producer.settings import Settings, as_environment
-from producer.webhooks import JITTER, SCHEDULE_S, Deliverer, delivering, judge, signed
-from tests.http_site import Asked, Site, reply
+from producer.webhooks import JITTER, SCHEDULE_S, Deliverer, UnderWay, delivering, judge, signed
+from tests.http_site import Asked, Reply, Site, reply
 from tests.producer.gateway.serving import PDF, Served, wait_until
 from tests.producer.test_ledger import claimed, make_job, page_failed, page_read
 
@@ -86,7 +88,8 @@ def due_in_s(ledger: Ledger, job_id: str) -> float:
 
 def make_due(ledger: Ledger) -> None:
     """Let all the pauses and leases pass."""
-    for key in [f"{ledger.namespace}:outbox", *queues(ledger)]:
+    rows = [key.decode() for key in ledger.redis.scan_iter(f"{ledger.namespace}:row*")]
+    for key in [f"{ledger.namespace}:outbox", *queues(ledger), *rows]:
         for member in cast(list[bytes], ledger.redis.zrange(key, 0, -1)):
             ledger.redis.zadd(key, {member: 0})
 
@@ -397,16 +400,20 @@ def test_a_slow_endpoint_is_left_and_its_origin_rests(
     assert send_due(deliverer(ledger, settings), outbox).state is DeliveryState.DELIVERED
 
 
+def say_nothing_until(spoken: threading.Event) -> Reply:
+    def answer(_: Asked) -> Iterator[bytes]:
+        spoken.wait(60)
+        yield b""
+
+    return answer
+
+
 def test_dead_endpoints_keep_no_other_waiting(ledger: Ledger, settings: Settings, site: Site) -> None:
     # Given two endpoints that never answer, to which more is to be sent than is sent at a time
     silent = threading.Event()
-
-    def say_nothing(_: Asked) -> Iterator[bytes]:
-        silent.wait(60)
-        yield b""
-
-    with Site(say_nothing) as dead, Site(say_nothing) as dead_too:
-        for _ in range(settings.webhook_deliveries):
+    with Site(say_nothing_until(silent)) as dead, Site(say_nothing_until(silent)) as dead_too:
+        share = settings.webhook_deliveries // webhooks.SHARE
+        for _ in range(2 * share):
             ended(ledger, f"http://127.0.0.1:{dead.port}/")
             ended(ledger, f"http://127.0.0.1:{dead_too.port}/")
         alive = [ended(ledger, f"http://127.0.0.1:{site.port}/{n}") for n in range(20)]
@@ -415,8 +422,130 @@ def test_dead_endpoints_keep_no_other_waiting(ledger: Ledger, settings: Settings
             told = {json.loads(site.came.get(timeout=30).body)["data"]["id"] for _ in alive}
             # Then the endpoint that lives was told all, while of the dead ones each holds its share
             assert told == set(alive)
-            assert {len(dead.asked), len(dead_too.asked)} == {settings.webhook_deliveries // webhooks.SHARE}
+            wait_until(lambda: len(dead.asked) >= share and len(dead_too.asked) >= share)
+            assert {len(dead.asked), len(dead_too.asked)} == {share}
             silent.set()
+
+
+def dead_origins(ledger: Ledger, port: int, tenant: str, number: int) -> None:
+    for n in range(number):
+        ended(ledger, f"http://127.0.1.{1 + n}:{port}/", tenant=tenant)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["another tenant's", "known to answer"])
+def test_hundreds_of_dead_origins_keep_no_other_waiting(
+    ledger: Ledger, settings: Settings, site: Site, known: bool
+) -> None:
+    # Given a tenant with more dead origins than webhooks are sent at a time, and each of one webhook
+    settings = settings.model_copy(update={"fetch_allow": ("127.0.0.0/8",)})
+    url, spoken = f"http://127.0.0.1:{site.port}/", threading.Event()
+    with Site(say_nothing_until(spoken), host="0.0.0.0") as dead:
+        if known:
+            ended(ledger, url, tenant="acme")
+            send_due(deliverer(ledger, settings), Outbox(ledger))
+            site.came.get()
+        dead_origins(ledger, dead.port, "acme", 2 * settings.webhook_deliveries - 20)
+        with delivering(settings, ledger):
+            most = int(settings.webhook_deliveries * webhooks.PARTS[Standing.UNKNOWN] * webhooks.TENANT_PART)
+            wait_until(lambda: len(dead.asked) >= most)
+            # When a job ends whose origin is another tenant's, or has answered before
+            job_id = ended(ledger, url, tenant="acme" if known else "zeta")
+            told = json.loads(site.came.get(timeout=10).body)
+            # Then it is told before any of the dead has had its time
+            assert told["data"]["id"] == job_id
+            assert len(dead.asked) == most
+            spoken.set()
+
+
+def test_a_new_origin_waits_for_a_few_of_the_dead_before_it_and_not_for_all(
+    ledger: Ledger, settings: Settings, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given hundreds of dead origins in a pool without tenants, each of which has its time
+    monkeypatch.setattr(webhooks, "TIMEOUT_S", 1)
+    settings = settings.model_copy(update={"fetch_allow": ("127.0.0.0/8",)})
+    spoken = threading.Event()
+    with Site(say_nothing_until(spoken), host="0.0.0.0") as dead:
+        dead_origins(ledger, dead.port, "", 250)
+        with delivering(settings, ledger):
+            at_a_time = int(settings.webhook_deliveries * webhooks.PARTS[Standing.UNKNOWN] * webhooks.TENANT_PART)
+            wait_until(lambda: len(dead.asked) >= at_a_time)
+            # When a job ends whose origin is as unknown as they are
+            ended(ledger, f"http://127.0.0.1:{site.port}/")
+            # Then it is told with the next ones, not behind them all
+            site.came.get(timeout=30)
+            assert len(dead.asked) <= 2 * at_a_time
+            spoken.set()
+
+
+def test_an_origin_stands_by_its_last_try(
+    ledger: Ledger, settings: Settings, outbox: Outbox, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, url = deliverer(ledger, settings), f"http://127.0.0.1:{site.port}/"
+
+    def stood(status: int, slow_s: float = 5) -> Standing:
+        """How the origin stands when it is tried, and then answers with that status."""
+        monkeypatch.setattr(webhooks, "SLOW_S", slow_s)
+        site.answer = reply(status)
+        make_due(ledger)
+        taken = outbox.take()
+        assert taken is not None
+        sender.send(taken)
+        return taken.standing
+
+    jobs = [ended(ledger, url, tenant="acme") for _ in range(3)]
+    # One that is unknown stays so while it fails at once, until it takes a webhook in time
+    assert [stood(500), stood(500), stood(200)] == [Standing.UNKNOWN] * 3
+    # It is good then, whatever fails at once, until it takes long, even if it takes what it is sent
+    assert [stood(500), stood(204, slow_s=-1)] == [Standing.GOOD] * 2
+    # It is slow then until it does not take long
+    assert [stood(503, slow_s=-1), stood(503)] == [Standing.SLOW] * 2
+    assert stood(200) is Standing.UNKNOWN
+    assert {outbox.get(job).state for job in jobs} == {DeliveryState.DELIVERED}
+    # In which row it is found tells when it was tried, and no other has it
+    ended(ledger, url, tenant="acme")
+    assert cast(list[bytes], ledger.redis.zrange(f"{ledger.namespace}:rows", 0, -1)) == [b"good:acme"]
+    stood(204)
+    assert not list(ledger.redis.scan_iter(f"{ledger.namespace}:row*"))
+
+
+def test_what_is_full_gets_no_more_and_the_rest_does(ledger: Ledger, outbox: Outbox) -> None:
+    for tenant in ("", "acme", "zeta"):
+        ended(ledger, "https://a.example/", tenant=tenant)
+    ended(ledger, "https://b.example/", tenant="acme")
+    under_way = UnderWay(8)  # of which four to unknown origins, and two of them a tenant's
+
+    def take() -> Taken | None:
+        if taken := outbox.take(under_way.full()):
+            under_way.begin(taken)
+        return taken
+
+    taken = [one for _ in range(4) if (one := take())]
+    assert sorted(one.row for one in taken) == ["unknown:", "unknown:acme", "unknown:acme", "unknown:zeta"]
+    # When the standing is full, and when a tenant has its part of it
+    assert "unknown" in under_way.full()
+    ended(ledger, "https://c.example/")
+    assert take() is None
+    under_way.end(next(one for one in taken if one.delivery.tenant == "zeta"))
+    ended(ledger, "https://c.example/", tenant="acme")
+    again = take()
+    assert again is not None
+    assert again.row == "unknown:"
+    for one in [*taken, again]:
+        if one.delivery.tenant != "zeta":
+            under_way.end(one)
+    assert not under_way.full()
+
+
+@given(chances=st.lists(st.floats(0, 1, exclude_max=True), min_size=6, max_size=6), most=st.integers(1, 3))
+@hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+def test_by_whatever_chance_each_is_taken_once(settings: Settings, chances: list[float], most: int) -> None:
+    namespace = {"namespace": f"t{uuid.uuid4().hex[:12]}"}
+    ledger = Ledger(settings.model_copy(update=namespace))
+    jobs = {ended(ledger, f"https://{n % most}.example/", tenant="acme" * (n % 2)) for n in range(6)}
+    taken = [Outbox(ledger).take((), chance) for chance in chances]
+    assert {one.delivery.job_id for one in taken if one} == jobs
+    assert Outbox(ledger).take() is None
+    ledger.close()
 
 
 def test_who_dies_while_sending_loses_nothing_and_the_id_stays(

@@ -140,8 +140,9 @@ def test_no_admission_breaks_the_ledger(fuzzed: Ledger) -> None:
         ("settle_delivery", [JOB, "1", "perhaps", "0", "", "0", "0"]),
         ("settle_delivery", [JOB, "1", "again", "soon", "", "0", "0"]),
         ("settle_delivery", [ENDED, "1", "again", "soon", "", "0", "0"]),
-        ("take_delivery", ["soon", "200", "[]"]),
-        ("take_delivery", ["30000", "200", "{"]),
+        ("take_delivery", ["soon", "200", "[]", "0"]),
+        ("take_delivery", ["30000", "200", "{", "0"]),
+        ("take_delivery", ["30000", "200", "[]", "1000000"]),
         ("sweep", ["200", "0", "9", "{}", "no JSON", "q.", "9000"]),
     ],
 )
