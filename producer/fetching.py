@@ -92,6 +92,11 @@ class Target:
                 raise FetchForbidden(_refusal(self.host, self.plain))
 
     @property
+    def origin(self) -> str:
+        """Host and port, the same however the address spells them."""
+        return f"{normal(self.host)}:{self.port}"
+
+    @property
     def name(self) -> str:
         """What the document at this address may be called."""
         return shown_name(unquote(self.url.raw_path.decode("ascii").partition("?")[0]))[:NAME_CHARS]

@@ -53,7 +53,7 @@ from producer.queue import Publisher
 from producer.results import Results, Saves
 from producer.retries import again
 from producer.settings import Settings
-from producer.sources import Sources, file_name
+from producer.sources import Sources, bucket_of, file_name
 from producer.timeline import Timeline, read_timeline
 
 if TYPE_CHECKING:
@@ -140,6 +140,17 @@ class Producer:
             with naming("webhook_url"):
                 self._fetcher.target(options.webhook_url)
         return options
+
+    def origin(self, url: str) -> str:
+        """The site that the document at an address is fetched from: host and port, or a bucket.
+
+        Raises:
+            InvalidRequest, FetchForbidden: what of `submit` can be told by the address.
+        """
+        if url.startswith("s3://"):
+            return bucket_of(url)
+        with naming("url"):
+            return self._fetcher.target(url).origin
 
     def _fetch(self, url: str, file: IO[bytes]) -> str:
         """Write the document to the file; returns what it is called there."""

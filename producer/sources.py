@@ -36,6 +36,11 @@ class Sources:
             raise FetchFailed(str(error)) from error
 
 
+def bucket_of(url: str) -> str:
+    """Which bucket the document lies in, as `s3://bucket`."""
+    return f"s3://{split(url)[0]}"
+
+
 def file_name(url: str) -> str:
     """What the document is called there."""
     return url.rpartition("/")[2]

@@ -9,19 +9,20 @@ from functools import partial
 from typing import Self, TypeVar
 
 from anyio import CapacityLimiter, to_thread
+from starlette.requests import Request
 
 from producer.documents import content_digest
 from producer.errors import InvalidRequest, OcrpoolError, renamed
-from producer.gateway.documents import ManyFiles, Upload
+from producer.gateway.documents import ManyFiles, Upload, left
+from producer.gateway.fetches import PLACES, Fetches
 from producer.idempotency import named, print_of_many
 from producer.job import JobStatus, ReadOptions, Tenant
 from producer.producer import JobHandle, Producer
 
 #: Threads for submissions, which hold or copy documents, and for all other calls, which are short: the first cannot
-#: starve the second. Others for what waits for strangers' servers.
+#: starve the second. What waits for strangers' servers has others, see `Fetches`.
 SUBMIT_THREADS = 8
 CALL_THREADS = 16
-FETCH_THREADS = 16
 
 Returned = TypeVar("Returned")
 
@@ -36,7 +37,8 @@ class AsyncProducer:
         self.producer = producer
         self._submits = CapacityLimiter(SUBMIT_THREADS)
         self._calls = CapacityLimiter(CALL_THREADS)
-        self._fetches = CapacityLimiter(FETCH_THREADS)
+        self.fetches = Fetches()
+        self._fetch_threads = CapacityLimiter(PLACES)
         self._exports = CapacityLimiter(producer.settings.export_processes)
 
     def of_tenant(self, tenant: Tenant) -> Self:
@@ -56,12 +58,18 @@ class AsyncProducer:
         """Run `function`, which starts a process of its own, in a thread, once one of the few for such is free."""
         return await to_thread.run_sync(function, limiter=self._exports)
 
-    async def submit(self, upload: Upload, idempotency_key: str | None = None) -> tuple[JobHandle, JobStatus]:
+    async def submit(
+        self, request: Request, upload: Upload, idempotency_key: str | None = None
+    ) -> tuple[JobHandle, JobStatus]:
+        """Hand in what the request has brought; one whose client leaves before a document is fetched ends in
+        `ClientDisconnect`."""
         submit = partial(self._submit, upload, idempotency_key)
         submitted = await to_thread.run_sync(submit, limiter=self._submits)
-        if submitted is None:
-            submitted = await to_thread.run_sync(partial(submit, fetching=True), limiter=self._fetches)
-            assert submitted is not None
+        if isinstance(submitted, str):
+            tenant = self.producer.tenant if self.producer.settings.asks_for_keys else None
+            async with self.fetches.place(submitted, tenant, partial(left, request)):
+                submitted = await to_thread.run_sync(partial(submit, fetching=True), limiter=self._fetch_threads)
+        assert not isinstance(submitted, str)
         return submitted
 
     def _check_webhook(self, options: ReadOptions) -> None:
@@ -91,13 +99,13 @@ class AsyncProducer:
 
     def _submit(
         self, upload: Upload, idempotency_key: str | None, *, fetching: bool = False
-    ) -> tuple[JobHandle, JobStatus] | None:
-        """None for a document that has to be fetched, unless this is the thread for it."""
+    ) -> tuple[JobHandle, JobStatus] | str:
+        """The job; or the origin of a document that has to be fetched, unless this is the thread for it."""
         with upload.opened() as document:
             self._check_webhook(document.options)
-            if isinstance(document.source, str) and not fetching:
-                return None
             try:
+                if isinstance(document.source, str) and not fetching:
+                    return self.producer.origin(document.source)
                 job = self.producer.submit(
                     document.source,
                     document.options,

@@ -145,6 +145,12 @@ def decoded(name: str, text: str, max_bytes: int, too_large: TooLarge) -> bytes:
     return source
 
 
+async def left(request: Request) -> None:
+    """Return once the client has gone, whose request was received whole."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 #: Make an upload of a form and the largest document's size, or of a JSON body, that size and the error beyond it.
 OfForm = Callable[[FormData, int], Upload]
 OfBody = Callable[[IO[bytes], int, TooLarge], Upload]

@@ -144,7 +144,7 @@ async def submit(
     With `Prefer: wait=10` the answer waits up to 10 seconds for the job to end, and is 200 if it has.
     """
     async with gateway.producer.sole_use(idempotency_key), received(request, gateway.settings) as upload:
-        job, status = await gateway.producer.submit(upload, idempotency_key)
+        job, status = await gateway.producer.submit(request, upload, idempotency_key)
     headers = _where_it_is(job)
     if wait_s := preferred_wait_s(prefer, gateway.settings):
         status = await gateway.wait(status.id, wait_s, status)

@@ -96,7 +96,7 @@ async def read(request: Request, gateway: TheGateway, idempotency_key: Idempoten
             answer = partial(paddlex.answer, gateway, status.id, asked)
         else:
             async with received(request, gateway.settings) as upload:
-                _, status = await gateway.producer.submit(upload, idempotency_key)
+                _, status = await gateway.producer.submit(request, upload, idempotency_key)
             answer = partial(gateway.producer.call, partial(_answer, gateway, status.id))
     location = job_path(status.id)
     limit_s = gateway.settings.max_wait_s

@@ -157,7 +157,7 @@ async def submit(request: Request, gateway: TheGateway) -> Response:
         return _Json(file, gateway.models)
 
     async with received(request, gateway.settings, form=form, body=body) as upload:
-        _, status = await gateway.producer.submit(upload)
+        _, status = await gateway.producer.submit(request, upload)
     return _success({"jobId": status.id})
 
 

@@ -103,7 +103,7 @@ async def submit(request: Request, gateway: Gateway, idempotency_key: str | None
         return bodies[0]
 
     async with received(request, gateway.settings, body=body) as upload:
-        _, status = await gateway.producer.submit(upload, idempotency_key)
+        _, status = await gateway.producer.submit(request, upload, idempotency_key)
         return status, await gateway.producer.call(bodies[0].asked)
 
 
