@@ -342,7 +342,10 @@ class S3Store:
         before, deleted = time.time() - older_than_s, 0
         where: dict[str, Any] = {}
         while True:
-            found = self._bucket.call("list_multipart_uploads", patience_s=BRIEFLY_S, Prefix=self._prefix, **where)
+            found: dict[str, Any] = {}
+            with _unless("NoSuchUpload") as expected:  # Rclone's server says so where there was never one.
+                asked = {"Prefix": self._prefix, **where}
+                found = self._bucket.call("list_multipart_uploads", patience_s=BRIEFLY_S, expected=expected, **asked)
             for upload in found.get("Uploads", ()):
                 if upload["Initiated"].timestamp() < before:
                     named = {"Key": upload["Key"], "UploadId": upload["UploadId"]}

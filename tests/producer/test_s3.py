@@ -19,7 +19,7 @@ from producer.errors import NotFound, TooLarge, Unavailable
 from producer.s3 import BRIEFLY_S, CHUNK_BYTES, PART_BYTES, PATIENCE_S, PAUSES_S, Bucket, S3Store
 from producer.settings import Settings
 from tests.chaos.proxy import Proxy
-from tests.s3_server import BUCKET, Fault, Foreign, S3Server
+from tests.s3_server import BUCKET, Fault, Foreign, RcloneServer, S3Server
 
 DOCUMENT = b"%PDF-1.7 " + bytes(1000)
 VARIABLES = {
@@ -250,6 +250,10 @@ def test_uploads_of_killed_processes_go_when_they_are_old(store: S3Store, s3: S3
     assert store.delete_unfinished(older_than_s=3600) == 1
     assert uploads(s3) == 1
     s3.client.abort_multipart_upload(Bucket=BUCKET, Key="other/job_1", UploadId=other["UploadId"])
+
+
+def test_a_server_that_has_never_seen_an_upload_in_parts_has_none_to_delete(rclone: RcloneServer) -> None:
+    assert S3Store(f"s3://{BUCKET}/{uuid.uuid4().hex}").delete_unfinished(0) == 0
 
 
 def test_readers_of_one_document_share_one_copy(store: S3Store, s3: S3Server) -> None:
