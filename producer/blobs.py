@@ -20,6 +20,8 @@ from producer.settings import Settings
 
 _KEY = re.compile(r"[a-z0-9_]{4,80}")
 GONE = "The document is gone from the blob store."
+#: A link is valid for a week at most (SigV4).
+LONGEST_LINK_S = 7 * 86_400
 #: What a look at the store has found is believed for so long, in seconds.
 FRESH_S = 5.0
 
@@ -71,8 +73,9 @@ class BlobStore(Protocol):
         """Remove what a `put` left behind that was killed so many seconds ago. Returns how many there were."""
         ...
 
-    def link(self, key: str, ttl_s: float) -> str | None:
-        """An address at which anybody may read the blob, without credentials, for so many seconds; a week at most.
+    def link(self, key: str, ttl_s: float, *, media_type: str = "", disposition: str = "") -> str | None:
+        """An address at which anybody may read the blob, without credentials, for so many seconds;
+        `LONGEST_LINK_S` at most. It is served as of this type and disposition, where the store can.
 
         None where the store has no addresses.
         """
@@ -173,7 +176,7 @@ class FolderStore:
                     deleted += 1
         return deleted
 
-    def link(self, key: str, ttl_s: float) -> str | None:
+    def link(self, key: str, ttl_s: float, *, media_type: str = "", disposition: str = "") -> str | None:
         return None
 
     def check(self, *, patient: bool = True) -> None:
@@ -241,7 +244,7 @@ class MemoryStore:
     def delete_unfinished(self, older_than_s: float) -> int:
         return 0
 
-    def link(self, key: str, ttl_s: float) -> str | None:
+    def link(self, key: str, ttl_s: float, *, media_type: str = "", disposition: str = "") -> str | None:
         return None
 
     def check(self, *, patient: bool = True) -> None:

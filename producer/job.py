@@ -371,6 +371,14 @@ class JobResult(Contract):
         return "\n\n".join(page.text for page in self.pages if isinstance(page, PageResult))
 
 
+class ResultLink(Contract):
+    """An address at which anybody may read a result, without a key, until it expires."""
+
+    url: str = Field(examples=["https://files.example.com/scans/job_..._pdf?X-Amz-Signature=..."])
+    #: Seconds since the epoch.
+    expires_at: float = Field(examples=[1767229200.0])
+
+
 class PagesRead(Contract):
     """A part of a job's outcomes, in the order in which they came, whether the job has ended or not."""
 

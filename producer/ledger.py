@@ -4,7 +4,8 @@ Keys, below the namespace:
 
     job:<id>     hash    the job's record, state, counts and times       TTL
     pages:<id>   hash    page number -> outcome (JSON)                   TTL
-    outcomes:<id> set    blobs that hold outcomes too large for Redis    TTL
+    outcomes:<id> set    blobs that hold outcomes too large for Redis,   TTL
+                         or were made of the result
     order:<id>   list    pages in the order of their outcomes            TTL
     timeline:<id> list   who held which unit, and what came of it        TTL
     batch:<t.>:<b.> list the jobs of that batch of that tenant's         TTL, of the job that lives longest
@@ -75,7 +76,6 @@ from producer.errors import (
     Cancelled,
     DeadlineExceeded,
     IdempotencyMismatch,
-    NotFinished,
     NotFound,
     OcrpoolError,
     PoisonDocument,
@@ -99,7 +99,7 @@ from producer.job import (
 )
 from producer.outcomes import StoredOutcome, inlined
 from producer.page_ranges import numbers
-from producer.records import fields_of, fields_of_job, no_job, status_of
+from producer.records import fields_of, fields_of_job, no_job, status_of, unfinished
 from producer.redis_url import open_client
 from producer.room import Room
 from producer.scripts import Scripts, reachable
@@ -223,6 +223,26 @@ class Ledger:
     def expect_blobs(self, blobs: Sequence[str]) -> None:
         """`expect_blob` for many, in one go."""
         self.scripts.run_each("expect_blob", [(blob, _ms(ORPHAN_S)) for blob in blobs])
+
+    def expect_derived(self, job_id: str, blob: str) -> tuple[float, bool]:
+        """Say that the blob is about to be made of a final job's result, as `expect_blob` does.
+
+        Returns how long the job is kept yet, in seconds, and whether the blob is there already.
+
+        Raises:
+            NotFound: there is no such job, or it has not ended.
+        """
+        return self._derive(job_id, blob, str(_ms(ORPHAN_S)))
+
+    def keep_derived(self, job_id: str, blob: str) -> None:
+        """Say that this blob is stored: it goes when the job's result does. Raises `NotFound`."""
+        self._derive(job_id, blob, "")
+
+    def _derive(self, job_id: str, blob: str, orphan_ms: str) -> tuple[float, bool]:
+        found = self.scripts.run("derive", job_id, blob, orphan_ms)
+        if not found:
+            raise no_job(job_id)
+        return found[0] / 1000, bool(found[1])
 
     def accept(
         self,
@@ -390,7 +410,7 @@ class Ledger:
         fields = fields_of_job(job_id, flat, tenant)
         status = status_of(job_id, fields)
         if not status.final:
-            raise NotFinished(f"The job is {status.state.value}; its result is there once it has finished.")
+            raise unfinished(status.state)
         pages = islice(numbers(json.loads(fields[b"record"])["options"]["pages"]), status.pages_total or 0)
         found = self._few_outcomes(fields_of(few[0]), pages) if few else self._outcomes(job_id, pages)
         outcomes = tuple(OUTCOME.validate_json(outcome) for outcome in found)

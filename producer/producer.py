@@ -42,6 +42,7 @@ from producer.job import (
     JobStatus,
     PagesRead,
     ReadOptions,
+    ResultLink,
     Tenant,
     new_job_id,
 )
@@ -379,6 +380,17 @@ class Producer:
         """Every page's outcome. Raises `NotFinished` before the job is final, and `NotFound`."""
         return self.ledger.result(job_id, self.tenant)
 
+    def link(self, job_id: str, format: Format = Format.JSON, ttl_s: float | None = None) -> ResultLink:
+        """An address in the S3 store at which anybody may read the result in the format, without credentials, for so
+        many seconds: `signed_url_ttl_s` at most, and no longer than the result is kept.
+
+        Raises:
+            NotFound, NotFinished: as `result`.
+            FormatUnavailable: the documents lie in a folder, which has no addresses, or the format cannot be made here.
+            OcrpoolError: the job's own error, where no page was read, except as JSON.
+        """
+        return self.results.link(self.status(job_id), format, ttl_s, partial(self.result, job_id))
+
     def cancel(self, job_id: str) -> JobStatus:
         """Cancel the job; one that is final stays as it is. Raises `NotFound`."""
         self.ledger.cancel(job_id, self.tenant)
@@ -439,6 +451,9 @@ class JobHandle(Saves):
 
     def result(self) -> JobResult:
         return self.producer.result(self.id)
+
+    def link(self, format: Format = Format.JSON, ttl_s: float | None = None) -> ResultLink:
+        return self.producer.link(self.id, format, ttl_s)
 
     def cancel(self) -> JobStatus:
         return self.producer.cancel(self.id)

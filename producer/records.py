@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from producer.errors import NotFound
+from producer.errors import NotFinished, NotFound
 from producer.job import ErrorDetail, JobState, JobStatus, Tenant
 
 Returned = TypeVar("Returned")
@@ -18,6 +18,10 @@ def fields_of(flat: Sequence[bytes]) -> dict[bytes, bytes]:
 
 def no_job(job_id: str) -> NotFound:
     return NotFound(f"There is no job {job_id}, or it is gone.")
+
+
+def unfinished(state: JobState) -> NotFinished:
+    return NotFinished(f"The job is {state.value}; its result is there once it has finished.")
 
 
 def fields_of_job(job_id: str, flat: Sequence[bytes], tenant: Tenant | None) -> dict[bytes, bytes]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
+from urllib.parse import quote
 
-from producer.blobs import BlobStore
-from producer.errors import InvalidRequest, NotFound
+from producer.blobs import LONGEST_LINK_S, BlobStore
+from producer.errors import FormatUnavailable, InvalidRequest, NotFound
 from producer.escaping import shown_name
 from producer.exporting import Exporter
 from producer.formats import Format, render
-from producer.job import JobResult, PageFailure
+from producer.job import JobResult, JobStatus, PageFailure, ResultLink
 from producer.ledger import Ledger
+from producer.records import unfinished
 from producer.settings import Settings
 
+#: Formats that a browser saves instead of showing them.
+_SAVED = (Format.PDF, Format.HOCR)
 COPY_BYTES = 1 << 20
 #: Longest name of a file, less what `write` puts around it.
 NAME_BYTES = 240
@@ -31,6 +37,7 @@ class Results:
     def __init__(self, settings: Settings, ledger: Ledger, blobs: BlobStore) -> None:
         self._ledger = ledger
         self._blobs = blobs
+        self._longest_link_s = min(settings.signed_url_ttl_s, LONGEST_LINK_S)
         self._exporter = Exporter(settings)
 
     def text(self, result: JobResult, format: Format) -> str:
@@ -60,6 +67,48 @@ class Results:
         job = self._ledger.job(result.id)
         with self._blobs.local(job.blob) as document:
             return self._exporter.overlay(document, job, found)
+
+    def link(self, job: JobStatus, format: Format, ttl_s: float | None, read: Callable[[], JobResult]) -> ResultLink:
+        """An address of the job's result at the blob store, for so many seconds if that is not longer than the settings
+        say, or the result is kept. `read` gives the result, which is made in the format and stored once.
+
+        Raises:
+            InvalidRequest: an overlay is of one page.
+            NotFinished: the job has not ended.
+            FormatUnavailable: the store has no addresses, or the format cannot be made here.
+            OcrpoolError: what `read`, and `text` or `pdf`, raise.
+        """
+        if format is Format.OVERLAY:
+            raise InvalidRequest("An overlay is a picture of one page: it has no address of its own.")
+        if not job.final:
+            raise unfinished(job.state)
+        blob = f"{job.id}_{format}"
+        if self._blobs.link(blob, 1) is None:
+            raise FormatUnavailable(
+                "Results have addresses of their own where OCRPOOL_BLOB_URL names an S3 bucket, not a folder as here."
+            )
+        kept_s, is_there = self._ledger.expect_derived(job.id, blob)
+        if not is_there:
+            self._store(blob, read(), format)
+            self._ledger.keep_derived(job.id, blob)
+        asked_s = self._longest_link_s if ttl_s is None else min(ttl_s, self._longest_link_s)
+        now, whole_s = int(time.time()), max(1, int(min(asked_s, kept_s)))
+        media_type = format.media_type
+        url = self._blobs.link(
+            blob,
+            whole_s,
+            media_type=f"{media_type}; charset=utf-8" if media_type.startswith("text/") else media_type,
+            disposition=disposition(job.name, format),
+        )
+        assert url is not None
+        return ResultLink(url=url, expires_at=now + whole_s)
+
+    def _store(self, blob: str, result: JobResult, format: Format) -> None:
+        if format is Format.PDF:
+            with self.pdf(result) as file:
+                self._blobs.put(blob, file)
+        else:
+            self._blobs.put(blob, self.text(result, format).encode())
 
 
 class Saves(Protocol):
@@ -110,6 +159,14 @@ def file_name(name: str, format: Format, page: int | None = None, *, number: int
     parts = ["" if page is None else f".page-{page}", "" if number == 1 else f".{number}", f".{format.suffix}"]
     suffix = "".join(parts)
     return (shown_name(name) or "document").encode()[: NAME_BYTES - len(suffix)].decode(errors="ignore") + suffix
+
+
+def disposition(name: str, format: Format, page: int | None = None) -> str:
+    """What a browser is to do with a result, and what to call it as a file (RFC 6266), in ASCII and as it is."""
+    named = file_name(name, format, page)
+    plain = re.sub(r"[^ !#-~]|[?*:<>|\\\\]", "_", named)
+    how = "attachment" if format in _SAVED else "inline"
+    return f"{how}; filename=\"{plain}\"; filename*=UTF-8''{quote(named, safe='')}"
 
 
 def write(source: IO[bytes], path: Path) -> None:

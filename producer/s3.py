@@ -28,7 +28,7 @@ from typing import IO, Any, Final, TypeVar
 
 import structlog
 
-from producer.blobs import GONE, checked
+from producer.blobs import GONE, LONGEST_LINK_S, checked
 from producer.errors import NotFound, OcrpoolError, TooLarge, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -46,8 +46,6 @@ BRIEFLY_S: Final = 7.5
 CONNECT_TIMEOUT_S: Final = 5
 READ_TIMEOUT_S: Final = 20
 CONNECTIONS: Final = 64
-#: A link is valid for a week at most (SigV4).
-LONGEST_LINK_S: Final = 7 * 86_400
 
 _PASSING = frozenset({
     "BadDigest", "ConditionalRequestConflict", "IncompleteBody", "InternalError",
@@ -356,8 +354,9 @@ class S3Store:
                 return deleted
             where = {"KeyMarker": found["NextKeyMarker"], "UploadIdMarker": found["NextUploadIdMarker"]}
 
-    def link(self, key: str, ttl_s: float) -> str | None:
-        named = {"Bucket": self._bucket.name, "Key": self._key(key)}
+    def link(self, key: str, ttl_s: float, *, media_type: str = "", disposition: str = "") -> str | None:
+        served = {"ResponseContentType": media_type, "ResponseContentDisposition": disposition}
+        named = {"Bucket": self._bucket.name, "Key": self._key(key), **{k: v for k, v in served.items() if v}}
         for_s = min(round(ttl_s), LONGEST_LINK_S)
         return self._bucket.attempt(
             lambda client: str(client.generate_presigned_url("get_object", named, for_s)),

@@ -193,7 +193,9 @@ class Settings(BaseSettings):
         description="Signs the addresses of results that need no token; empty: a random one that Redis keeps, the same "
         "for all gateways.",
     )
-    signed_url_ttl_s: float = Field(3600, gt=0, le=30 * 86_400, description="Such an address is good for this long.")
+    signed_url_ttl_s: float = Field(
+        3600, gt=0, le=30 * 86_400, description="Such an address, or one of a result in S3, is good for this long."
+    )
     paddleocr_models: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Models of PaddleOCR's API that this pool answers to, such as `PP-OCRv5,PP-OCRv6`; empty: what its "

@@ -19,7 +19,7 @@ from producer.client.mapping import Outcome, counting, outcome
 from producer.client.steps import Pause, Returned, Send, Steps
 from producer.errors import InvalidRequest, OcrpoolError
 from producer.formats import Format
-from producer.job import JobResult, JobState, JobStatus, PagesRead, ReadOptions
+from producer.job import JobResult, JobState, JobStatus, PagesRead, ReadOptions, ResultLink
 from producer.listing import MOST_JOBS
 from producer.pages import MOST_PAGES
 from producer.results import file_name, write
@@ -122,6 +122,9 @@ class AsyncClient:
     async def fetch(self, job_id: str, format: Format, page: int | None = None) -> IO[bytes]:
         return io.BytesIO(await self._run(self._calls.fetch(job_id, format, page)))
 
+    async def link(self, job_id: str, format: Format = Format.JSON, ttl_s: float | None = None) -> ResultLink:
+        return await self._run(self._calls.link(job_id, format, ttl_s))
+
     async def cancel(self, job_id: str) -> JobStatus:
         return await self._run(self._calls.cancel(job_id))
 
@@ -220,6 +223,9 @@ class AsyncJob:
             path /= file_name((await self.result()).name, format)
         await asyncio.to_thread(write, await self.fetch(format), path)
         return path
+
+    async def link(self, format: Format = Format.JSON, ttl_s: float | None = None) -> ResultLink:
+        return await self.client.link(self.id, format, ttl_s)
 
     async def cancel(self) -> JobStatus:
         return await self.client.cancel(self.id)

@@ -19,7 +19,7 @@ from producer.client.mapping import Outcome, counting, outcome
 from producer.client.steps import Pause, Returned, Send, Steps
 from producer.errors import OcrpoolError, Unavailable
 from producer.formats import Format
-from producer.job import JobResult, JobState, JobStatus, PagesRead, ReadOptions
+from producer.job import JobResult, JobState, JobStatus, PagesRead, ReadOptions, ResultLink
 from producer.listing import MOST_JOBS
 from producer.pages import MOST_PAGES
 from producer.results import Saves
@@ -155,6 +155,10 @@ class Client:
         """
         return io.BytesIO(self._run(self._calls.fetch(job_id, format, page)))
 
+    def link(self, job_id: str, format: Format = Format.JSON, ttl_s: float | None = None) -> ResultLink:
+        """As `Producer.link`: an address at which anybody may read the result for a while."""
+        return self._run(self._calls.link(job_id, format, ttl_s))
+
     def cancel(self, job_id: str) -> JobStatus:
         """Cancel the job; one that is final stays as it is. Raises `NotFound`."""
         return self._run(self._calls.cancel(job_id))
@@ -240,6 +244,9 @@ class ClientJob(Saves):
 
     def fetch(self, format: Format, page: int | None = None) -> IO[bytes]:
         return self.client.fetch(self.id, format, page)
+
+    def link(self, format: Format = Format.JSON, ttl_s: float | None = None) -> ResultLink:
+        return self.client.link(self.id, format, ttl_s)
 
     def cancel(self) -> JobStatus:
         return self.client.cancel(self.id)

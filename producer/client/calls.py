@@ -21,7 +21,7 @@ from producer.errors import NotFinished, OcrpoolError, from_code
 from producer.escaping import shown_name
 from producer.formats import Format
 from producer.idempotency import named
-from producer.job import ADDRESS, JobList, JobResult, JobState, JobStatus, PagesRead, ReadOptions, to_json
+from producer.job import ADDRESS, JobList, JobResult, JobState, JobStatus, PagesRead, ReadOptions, ResultLink, to_json
 from producer.timeline import Timeline
 
 #: A document: its bytes, a file's path or an address, or a file open for reading.
@@ -182,6 +182,11 @@ class Calls:
         else:
             request = Send("GET", f"{job_path(job_id)}/result", query={"format": format.value})
         return (yield from self._patience.answer(request)).content
+
+    def link(self, job_id: str, format: Format, ttl_s: float | None) -> Steps[ResultLink]:
+        query = {"format": format.value, **({} if ttl_s is None else {"ttl_s": f"{ttl_s:.3f}"})}
+        answer = yield from self._patience.answer(Send("GET", f"{job_path(job_id)}/result/link", query=query))
+        return parsed(ResultLink, answer)
 
     def cancel(self, job_id: str) -> Steps[JobStatus]:
         return parsed(JobStatus, (yield from self._patience.answer(Send("DELETE", job_path(job_id)))))

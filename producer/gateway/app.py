@@ -14,6 +14,7 @@ from producer.gateway import (
     events,
     health,
     jobs,
+    links,
     listing,
     ocr,
     openapi,
@@ -81,7 +82,7 @@ def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
     )
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     problems.install(app)
-    for part in (jobs, listing, progress, overlays, events, batches, ocr, paddleocr_api, health):
+    for part in (jobs, links, listing, progress, overlays, events, batches, ocr, paddleocr_api, health):
         app.include_router(part.router)
     openapi.describe_problems(app)
     return app

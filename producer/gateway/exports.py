@@ -6,7 +6,6 @@ import os
 import re
 from functools import partial
 from typing import IO, Literal
-from urllib.parse import quote
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
@@ -21,16 +20,14 @@ from producer.errors import (
 from producer.formats import Format, pages_missing, raise_without_pages
 from producer.gateway.problems import JobProblem
 from producer.gateway.state import Gateway
-from producer.job import JobResult
-from producer.results import file_name
+from producer.job import JobResult, ResultLink
+from producer.results import disposition
 
 #: What `format=` takes: all but the overlay, which is of one page and has an address of its own.
 AskedFormat = Literal["json", "jsonl", "paddlex", "text", "markdown", "hocr", "pdf"]
 
 #: Media types that `Accept` may name. PaddleX's JSON is JSON, so that only `format=` asks for it.
 _BY_MEDIA_TYPE = {one.media_type: one for one in (Format.JSONL, Format.TEXT, Format.MARKDOWN, Format.HOCR, Format.PDF)}
-#: Formats that a browser saves instead of showing them.
-_SAVED = (Format.PDF, Format.HOCR)
 _CHUNK_BYTES = 1 << 18
 _WEIGHT = re.compile(r"q=(1(?:\.0{0,3})?|0(?:\.[0-9]{0,3})?)")
 
@@ -64,6 +61,12 @@ async def result_as(gateway: Gateway, job_id: str, format: Format, location: str
     return await gateway.producer.call(partial(_text, gateway, job_id, format, location))
 
 
+async def result_link(gateway: Gateway, job_id: str, format: Format, ttl_s: float | None, location: str) -> ResultLink:
+    """An address of the job's result in the format at the blob store."""
+    run = gateway.producer.export if format is Format.PDF else gateway.producer.call
+    return await run(partial(_link, gateway, job_id, format, ttl_s, location))
+
+
 async def page_overlay(gateway: Gateway, job_id: str, page: int) -> Response:
     """The page's picture with its lines."""
     return await gateway.producer.export(partial(_overlay, gateway, job_id, page))
@@ -95,6 +98,12 @@ def _pdf(gateway: Gateway, job_id: str, location: str) -> Response:
     return FileAnswer(gateway, gateway.producer.producer.results.pdf(result), Format.PDF, headers)
 
 
+def _link(gateway: Gateway, job_id: str, format: Format, ttl_s: float | None, location: str) -> ResultLink:
+    producer = gateway.producer.producer
+    status = producer.status(job_id)
+    return producer.results.link(status, format, ttl_s, lambda: _found(gateway, job_id, format, location)[0])
+
+
 def _overlay(gateway: Gateway, job_id: str, page: int) -> Response:
     producer = gateway.producer.producer
     result = producer.result(job_id)
@@ -116,9 +125,5 @@ def _found(gateway: Gateway, job_id: str, format: Format, location: str) -> tupl
 
 
 def _disposition(name: str, format: Format, page: int | None = None) -> dict[str, str]:
-    """What to call the answer as a file (RFC 6266), in ASCII and as it is; and that it is of no other type."""
-    named = file_name(name, format, page)
-    plain = re.sub(r"[^ !#-~]|[?*:<>|\\\\]", "_", named)
-    how = "attachment" if format in _SAVED else "inline"
-    disposition = f"{how}; filename=\"{plain}\"; filename*=UTF-8''{quote(named, safe='')}"
-    return {"Content-Disposition": disposition, "X-Content-Type-Options": "nosniff"}
+    """What to call the answer as a file; and that it is of no other type."""
+    return {"Content-Disposition": disposition(name, format, page), "X-Content-Type-Options": "nosniff"}

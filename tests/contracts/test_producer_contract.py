@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import io
+import time
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from producer import AsyncClient, Client, Lane, Producer, ReadOptions, Settings
 from producer.errors import (
     CorruptDocument,
+    FormatUnavailable,
     IdempotencyMismatch,
     InvalidRequest,
     NotFinished,
@@ -25,8 +30,10 @@ from producer.errors import (
 from producer.formats import Format
 from producer.job import JobResult, JobState
 from producer.ledger import Ledger
+from tests.conftest import assert_every_key_is_owned
 from tests.documents import tiff
 from tests.producer.gateway.serving import PDF, PNG, Served, count_pages, read_pages
+from tests.s3_server import BUCKET, S3Server
 
 NO_JOB = "job_" + "0" * 32
 
@@ -72,14 +79,36 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture(params=["Producer", "Client", "AsyncClient"])
-def producer(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Any]:
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def producer(kind: str, settings: Settings) -> Iterator[Any]:
     """Their calls are the same; what they have beside them is not compared here."""
-    if request.param == "Producer":
+    with _producer(kind, settings) as producer:
+        yield producer
+
+
+@pytest.fixture
+def producer_and_bucket(kind: str, settings: Settings, s3: S3Server) -> Iterator[tuple[Any, Ledger]]:
+    """One whose pool has its documents in a bucket."""
+    settings = settings.model_copy(update={"blob_url": f"s3://{BUCKET}/{uuid.uuid4().hex}"})
+    ledger = Ledger(settings)
+    with _producer(kind, settings) as producer:
+        yield producer, ledger
+    assert_every_key_is_owned(ledger.redis, settings.namespace)
+    ledger.close()
+
+
+@contextmanager
+def _producer(kind: str, settings: Settings) -> Iterator[Any]:
+    if kind == "Producer":
         with Producer(settings) as producer:
             yield producer
         return
     with Served(settings) as served:
-        if request.param == "Client":
+        if kind == "Client":
             with Client(served.url, patience_s=0) as client:
                 yield client
         else:
@@ -146,6 +175,31 @@ def test_a_result_goes_into_files(producer: Any, ledger: Ledger, tmp_path: Path)
         job.save(tmp_path, Format.OVERLAY)
     with pytest.raises(CorruptDocument):
         job.fetch(Format.OVERLAY, 2)
+
+
+def test_a_result_in_a_folder_has_no_address(producer: Any, ledger: Ledger) -> None:
+    job = producer.submit(PNG)
+    with pytest.raises(NotFinished):
+        job.link()
+    read_pages(ledger, job.id)
+    with pytest.raises(FormatUnavailable, match="OCRPOOL_BLOB_URL"):
+        job.link(Format.TEXT, ttl_s=60)
+    with pytest.raises(NotFound):
+        producer.job(NO_JOB).link()
+    with pytest.raises(InvalidRequest):
+        job.link(Format.OVERLAY)
+
+
+def test_a_result_in_a_bucket_has_an_address_of_its_own(
+    producer_and_bucket: tuple[Any, Ledger],
+) -> None:
+    producer, ledger = producer_and_bucket
+    job = producer.submit(PNG, name="a.png")
+    read_pages(ledger, job.id)
+    link = job.link(Format.TEXT, ttl_s=60)
+    assert httpx.get(link.url).text == job.result().text
+    assert 0 < link.expires_at - time.time() <= 60
+    assert job.link().url != link.url
 
 
 def test_a_job_is_cancelled(producer: Any) -> None:

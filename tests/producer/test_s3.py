@@ -449,6 +449,12 @@ def test_a_link_is_read_without_credentials_at_the_address_that_clients_know(s3:
     assert link is not None
     assert httpx.get(link).content == DOCUMENT
     assert parse_qs(urlsplit(link).query)["X-Amz-Expires"] == ["60"]
+    link = store.link("job_1", 60, media_type="application/pdf", disposition='attachment; filename="a.pdf"')
+    headers = httpx.get(str(link)).headers
+    assert (headers["content-type"], headers["content-disposition"]) == (
+        "application/pdf",
+        'attachment; filename="a.pdf"',
+    )
 
     store = open_store(Settings(blob_url="s3://scans/links", s3_public_url="https://files.example.com"))
     link = store.link("job_1", ttl_s=10**9)

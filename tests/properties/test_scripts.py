@@ -124,6 +124,8 @@ def test_no_admission_breaks_the_ledger(fuzzed: Ledger) -> None:
         ("pages", [JOB, "0", "many", "1"]),
         ("forget_jobs", ["0"]),
         ("expect_blob", ["blob", "inf"]),
+        ("derive", [ENDED, "../blob", ""]),
+        ("derive", [ENDED, "blob", "soon"]),
         ("finish_job", [JOB, "running", "{}", "9", ""]),
         ("finish_job", [JOB, "failed", "{}", "soon", ""]),
         ("finish_page", [JOB, "1+2", FENCE, "3", "{}", "", "9"]),
