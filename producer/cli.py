@@ -15,14 +15,15 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 from pydantic import ValidationError
+from rich.markup import escape
 
 from producer import dead_commands, key_commands, tenant_commands, webhook_commands
 from producer.blobs import open_store
 from producer.embedded import Embedded, answers, pool_of_its_own, running_pool
-from producer.errors import DocumentError, InvalidRequest, OcrpoolError, Unavailable
+from producer.errors import DocumentError, FetchFailed, FetchForbidden, InvalidRequest, OcrpoolError, Unavailable
 from producer.escaping import escaped
 from producer.formats import Format as ResultFormat
-from producer.job import JobResult, JobStatus, Lane, ReadOptions
+from producer.job import ADDRESS, JobResult, JobStatus, Lane, ReadOptions
 from producer.logs import configure_logs
 from producer.plan import one_worker, plan_for_this_machine
 from producer.printing import (
@@ -41,7 +42,8 @@ from producer.printing import (
 from producer.processes import asked_to_stop
 from producer.producer import Producer
 from producer.progress import PageProgress
-from producer.settings import Settings, describe, explain, unknown_variables
+from producer.redis_url import without_passwords
+from producer.settings import Settings, as_shown, as_text, describe, explain, unknown_variables
 from producer.workers import Workers
 
 app = typer.Typer(
@@ -60,7 +62,11 @@ for group in (key_commands, tenant_commands):
     app.add_typer(group.commands, rich_help_panel="Who may ask")
 
 Files = Annotated[
-    list[Path], typer.Argument(help="PDFs and images (PNG, JPEG, TIFF, WebP, BMP, GIF).", show_default=False)
+    list[str],
+    typer.Argument(
+        help="PDFs and images (PNG, JPEG, TIFF, WebP, BMP, GIF), or the https:// or s3:// addresses of some.",
+        show_default=False,
+    ),
 ]
 JobArgument = Annotated[str, typer.Argument(help="The job's id, as `ocrpool submit` printed it.", show_default=False)]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="text, or json.")]
@@ -141,8 +147,8 @@ def read(
     )
     # Before a pool is started for nothing.
     for file in files:
-        if not file.is_file():
-            raise InvalidRequest(f"{escaped(str(file))} is not a file.")
+        if not ADDRESS.match(file) and not Path(file).is_file():
+            raise InvalidRequest(f"{escaped(file)} is not a file.")
     if not output:
         refuse_to_print(format, len(files))
     with _some_pool(embedded) as settings, Producer(settings) as producer:
@@ -170,13 +176,15 @@ def read(
         raise typer.Exit(1)
 
 
-def _submit_all(producer: Producer, files: list[Path], options: ReadOptions, jobs: list[str]) -> None:
+def _submit_all(producer: Producer, files: list[str], options: ReadOptions, jobs: list[str]) -> None:
     """Append the jobs' ids to `jobs`. A file that is refused is told and left out: the others are read."""
     for file in files:
         try:
             jobs.append(producer.submit(file, options).id)
-        except (DocumentError, InvalidRequest) as error:
-            fail(escaped(f"{file.name}: {error} ({error.code})"))
+        except (DocumentError, InvalidRequest, FetchForbidden, FetchFailed) as error:
+            # What follows the `?` of an address may be a password of its own.
+            name = Path(file.partition("?")[0] if ADDRESS.match(file) else file).name
+            fail(escaped(f"{name}: {error} ({error.code})"))
 
 
 def _follow_all(
@@ -217,7 +225,7 @@ def up(
             err.print(f"  gateway   {url}  (API at {url}/docs)")
             if settings.asks_for_keys:
                 err.print("  API keys  are needed: `ocrpool keys create NAME` makes one")
-            err.print(f"  Redis     {settings.redis_url}")
+            err.print(f"  Redis     {without_passwords(settings.redis_url)}")
             if flower:
                 err.print(f"  Flower    {pool.start_flower()}")
             err.print(f"  logs      {pool.log_dir}")
@@ -243,7 +251,7 @@ def pool(
         return
     configure_logs(settings)
     if not answers(settings.redis_url):
-        raise Unavailable(f"No Redis answers at {settings.redis_url}; `ocrpool up` brings one.")
+        raise Unavailable(f"No Redis answers at {without_passwords(settings.redis_url)}; `ocrpool up` brings one.")
     Workers(settings, plan.workers).run(asked_to_stop())
 
 
@@ -282,15 +290,18 @@ def shapes(context: typer.Context) -> None:
 @app.command(rich_help_panel=RUNNING)
 def settings(
     markdown: Annotated[bool, typer.Option("--markdown", help="The table of the README.")] = False,
+    show_secrets: Annotated[
+        bool, typer.Option("--show-secrets", help="Passwords, secrets and keys as they are, in place of `***`.")
+    ] = False,
 ) -> None:
-    """Show every setting: its variable, its value here, and what it does."""
+    """Show every setting: its variable and its value here; with --markdown its default, and what it does."""
     if markdown:
         out.print(describe(), markup=False)
         return
     for name, value in Settings():
         variable = f"OCRPOOL_{name.upper()}"
-        mark = "[bold]" if variable in os.environ else ""
-        out.print(f"{mark}{variable}[/]={value}" if mark else f"{variable}={value}")
+        shown = escape(as_text(value) if show_secrets else as_shown(name, value))
+        out.print(f"[bold]{variable}[/]={shown}" if variable in os.environ else f"{variable}={shown}")
 
 
 @app.command(rich_help_panel=JOBS)

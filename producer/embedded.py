@@ -24,7 +24,7 @@ from producer.errors import Unavailable
 from producer.plan import WorkerPlan, plan_for_this_machine
 from producer.processes import PYTHON, Process, ended_by, free_port, listens
 from producer.producer import Producer
-from producer.redis_url import open_client
+from producer.redis_url import open_client, without_passwords
 from producer.settings import Settings, as_environment
 from producer.workers import Workers
 
@@ -87,7 +87,7 @@ class Embedded:
         """Start a Redis server at the settings' address, which must be on loopback."""
         url = self.settings.redis_url
         if not url.startswith("redis://") or (address := urlparse(url)).hostname not in _LOOPBACK:
-            raise Unavailable(f"No Redis answers at {url}.")
+            raise Unavailable(f"No Redis answers at {without_passwords(url)}.")
         port = address.port or 6379
         folder = self.settings.data_dir / f"redis-{port}"  # Two servers must never write one file.
         folder.mkdir(parents=True, exist_ok=True)
@@ -209,7 +209,8 @@ def running_pool() -> Iterator[Producer]:
     settings = Settings()
     if not answers(settings.redis_url):
         raise Unavailable(
-            f"No pool answers at {settings.redis_url}: start one with `ocrpool up`, or set OCRPOOL_REDIS_URL."
+            f"No pool answers at {without_passwords(settings.redis_url)}: start one with `ocrpool up`, or set "
+            "OCRPOOL_REDIS_URL."
         )
     with Producer(settings) as producer:
         yield producer

@@ -230,8 +230,20 @@ class Fetcher:
                 yield response
         except httpcore.TimeoutException as error:
             raise FetchFailed(f"{target.host} is too slow.") from error
-        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise FetchFailed(f"{target.host} cannot be asked: {error}".rstrip(". ") + ".") from error
+        except httpcore.ProtocolError as error:
+            raise FetchFailed(f"{target.host} gives no whole answer in HTTP.") from error
+        except httpcore.NetworkError as error:
+            raise FetchFailed(f"{target.host} cannot be reached: {_reason(error)}.") from error
+
+
+def _reason(error: httpcore.NetworkError) -> str:
+    """Why, in the system's words; those of TLS and of Python are for programmers."""
+    cause = error.args[0] if error.args else None
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted ({cause.verify_message.rstrip('.')})"
+    if isinstance(cause, ssl.SSLError):
+        return "it does not speak TLS as it should"
+    return (isinstance(cause, OSError) and cause.strerror) or "the connection is lost"
 
 
 def _headers(response: httpcore.Response) -> dict[str, str]:
@@ -287,7 +299,7 @@ def _within(timeout_s: float, resolve: Callable[[], Sequence[str]]) -> Sequence[
         try:
             given.put(resolve())
         except (OSError, UnicodeError) as error:
-            given.put(error if isinstance(error, OSError) else OSError(str(error)))
+            given.put(error if isinstance(error, OSError) else OSError("it is no name of a host"))
 
     threading.Thread(target=run, name="resolver", daemon=True).start()
     try:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: A Sentinel that takes longer to connect or answer is passed over for the next.
 SENTINEL_TIMEOUT_S = 2.0
 SENTINEL_PORT = 26379
+#: Stands where a secret is not shown.
+HIDDEN = "***"
 #: What the query of a URL may hold.
 _CREDENTIALS = ("sentinel_username", "sentinel_password")
 
@@ -115,6 +117,12 @@ def check(url: str) -> None:
         SentinelUrl.parse(url)
     elif urlparse(url).scheme not in ("redis", "rediss"):
         raise ValueError(_WRONG)
+
+
+def without_passwords(url: str) -> str:
+    """The URL as it may be shown."""
+    url = re.sub(r"(?<=password=)[^&#]+", HIDDEN, url)
+    return re.sub(r"^([^:/]+://[^:@/]*:).+@", rf"\1{HIDDEN}@", url)
 
 
 def open_client(url: str, **options: Any) -> redis.Redis:

@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from producer.addresses import AllowList
+from producer.redis_url import HIDDEN, without_passwords
 from producer.redis_url import check as check_redis_url
 
 DATA_DIR = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "ocrpool"
@@ -35,6 +36,8 @@ DECODER_LIMITS = {
     "rasterise_memory_bytes",
     "sandbox",
 }
+#: The settings that are secrets as a whole.
+SECRETS = frozenset({"flower_basic_auth", "signing_key", "webhook_secrets"})
 #: A bucket, and what its keys begin with.
 _S3_PLACE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()/-]*)?")
 
@@ -485,6 +488,14 @@ def describe() -> str:
 def as_environment(settings: Settings) -> dict[str, str]:
     """The settings as the `OCRPOOL_*` variables of a child process."""
     return {f"OCRPOOL_{name.upper()}": as_text(value) for name, value in settings}
+
+
+def as_shown(name: str, value: object) -> str:
+    """A setting's value as its variable holds it, without what is secret in it."""
+    text = as_text(value)
+    if name == "redis_url":
+        return without_passwords(text)
+    return HIDDEN if name in SECRETS and text else text
 
 
 def as_text(value: object) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,9 +17,12 @@ import httpx
 import pytest
 
 from producer import Producer
+from producer.ledger import Ledger
 from producer.processes import free_port
 from producer.settings import Settings, as_environment
 from tests.documents import SAMPLES, character_f1, png, truth
+from tests.http_site import Asked, Site, reply
+from tests.s3_server import BUCKET, S3Server
 
 OCRPOOL = [sys.executable, "-m", "producer.cli"]
 
@@ -86,6 +90,59 @@ def test_pages_with_text_of_their_own_need_not_be_read(pool: Producer) -> None:
     assert (printed["source"], scanned["source"]) == ("pdf", "ocr")
     assert (printed["text_doubt"], scanned["text_doubt"]) == ("", "few_characters")
     assert character_f1(scanned["text"], truth(SAMPLES / "report.pdf")[3]) > 0.95
+
+
+def test_submit_takes_the_addresses_of_documents(settings: Settings, ledger: Ledger, s3: S3Server) -> None:
+    s3.client.put_object(Bucket=BUCKET, Key="inbox/b.png", Body=png("b"))
+    with Site(reply(200, png("a"))) as site:
+        ours = settings.model_copy(update={"fetch_allow": ("127.0.0.1",), "s3_sources": (f"s3://{BUCKET}/inbox",)})
+        ran = ocrpool(ours, "submit", f"http://127.0.0.1:{site.port}/in/a.png?key=1", f"s3://{BUCKET}/inbox/b.png")
+    assert ran.returncode == 0, ran.stderr
+    assert [ledger.job(job_id).name for job_id in ran.stdout.split()] == ["a.png", "b.png"]
+
+
+def test_read_takes_them_and_says_which_is_not_there(pool: Producer) -> None:
+    def answer(asked: Asked) -> Iterable[bytes]:
+        return (reply(200, png("from afar")) if asked.path == "/a.png" else reply(404))(asked)
+
+    with Site(answer) as site:
+        ours = pool.settings.model_copy(update={"fetch_allow": ("127.0.0.1",)})
+        url = f"http://127.0.0.1:{site.port}"
+        ran = ocrpool(ours, "read", f"{url}/gone.png?token=abc", f"{url}/a.png")
+    assert ran.returncode == 1
+    assert "from afar" in ran.stdout
+    assert re.search(r"^error: gone\.png: url: 127\.0\.0\.1 answered 404\. \(fetch_failed\)$", ran.stderr, re.MULTILINE)
+    assert "abc" not in ran.stderr
+
+
+def test_settings_hide_secrets_unless_they_are_asked_for() -> None:
+    secrets = {
+        "OCRPOOL_REDIS_URL": "rediss://user:hidden-1@redis.internal/0",
+        "OCRPOOL_WEBHOOK_SECRETS": "whsec_" + base64.b64encode(b"hidden-2" * 4).decode(),
+        "OCRPOOL_SIGNING_KEY": "hidden-3",
+        "OCRPOOL_FLOWER_BASIC_AUTH": "admin:hidden-4",
+    }
+    hidden = {"hidden-1", secrets["OCRPOOL_WEBHOOK_SECRETS"], "hidden-3", "hidden-4"}
+    env = {**os.environ, **secrets, "OCRPOOL_FETCH_ALLOW": "10.0.0.0/8,files.internal"}
+
+    def shown(*options: str) -> str:
+        command = [*OCRPOOL, "settings", *options]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    assert not [secret for secret in hidden if secret in shown()]
+    assert "OCRPOOL_REDIS_URL=rediss://user:***@redis.internal/0\n" in shown()
+    assert "OCRPOOL_SIGNING_KEY=***\n" in shown()
+    assert "OCRPOOL_FETCH_ALLOW=10.0.0.0/8,files.internal\n" in shown()
+    assert all(f"{name}={value}\n" in shown("--show-secrets") for name, value in secrets.items())
+
+
+def test_no_message_tells_the_password_of_redis(tmp_path: Path) -> None:
+    nowhere = Settings(redis_url=f"redis://:hidden@127.0.0.1:{free_port()}/0", data_dir=tmp_path)
+    for command in (["status", "job_" + 32 * "0"], ["pool", "--workers", "1"]):
+        ran = ocrpool(nowhere, *command)
+        assert ran.returncode == 1
+        assert "redis://:***@127.0.0.1:" in ran.stderr
+        assert "hidden" not in ran.stdout + ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -278,3 +278,45 @@ def test_a_name_that_nobody_knows_and_a_closed_port_fail(settings: Settings) -> 
         pass
     with pytest.raises(FetchFailed):
         fetched(inner(settings), f"http://127.0.0.1:{gone.port}/")
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (lambda _: [b"SSH-2.0-OpenSSH_9.9\r\n"], "files.example gives no whole answer in HTTP."),
+        (lambda _: [b"HTTP/1.1 200 OK\r\nA\x00b: c\r\n\r\n"], "files.example gives no whole answer in HTTP."),
+        (lambda _: [b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"], "files.example gives no whole answer in HTTP."),
+        (lambda _: [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"], "files.example gives no whole answer in HTTP."),
+        (lambda _: [], "files.example gives no whole answer in HTTP."),
+    ],
+    ids=["ssh", "header", "length", "short", "nothing"],
+)
+def test_who_answers_otherwise_is_told_of_in_plain_words(
+    settings: Settings, site: Site, answer: Callable[[Asked], Sequence[bytes]], sentence: str
+) -> None:
+    site.answer = answer
+    with pytest.raises(FetchFailed) as failed:
+        fetched(inner(settings, Names(files_example=[["127.0.0.1"]])), f"http://files.example:{site.port}/")
+    assert str(failed.value) == sentence
+
+
+def test_who_cannot_be_reached_is_told_of_in_plain_words(settings: Settings, authority: trustme.CA) -> None:
+    def refusal(url: str) -> str:
+        with pytest.raises(FetchFailed) as failed:
+            fetched(inner(settings, Names(files_example=[["127.0.0.1"]])), url)
+        return str(failed.value)
+
+    with Site(reply()) as gone:
+        pass
+    assert refusal(f"http://files.example:{gone.port}/") == "files.example cannot be reached: Connection refused."
+    with Site(reply(), serving(authority.issue_cert("evil.example"), [])) as evil:
+        told = refusal(f"https://files.example:{evil.port}/")
+    assert told.startswith("files.example cannot be reached: its certificate is not accepted (Hostname mismatch, ")
+    assert "_ssl" not in told
+    refusing = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    refusing.sni_callback = lambda *_: ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE
+    with Site(reply(), refusing) as refusing_site:
+        told = refusal(f"https://files.example:{refusing_site.port}/")
+    assert told == "files.example cannot be reached: it does not speak TLS as it should."
+    told = refusal(f"https://{'a' * 64}.example/")
+    assert "codec" not in told

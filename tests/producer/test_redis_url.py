@@ -10,7 +10,7 @@ from kombu.connection import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.sentinel import SentinelConnectionPool
 
-from producer.redis_url import SentinelUrl, broker, check, open_client
+from producer.redis_url import SentinelUrl, broker, check, open_client, without_passwords
 
 URL = (
     "redis+sentinel://app:p%40ss%3Aword@h1,h2:26380,[::1]:26381/mymaster/2?sentinel_username=s&sentinel_password=x%2Fy"
@@ -108,3 +108,21 @@ def test_threads_that_look_for_the_master_at_once_lose_no_sentinel(monkeypatch: 
         assert found == [("m", 1)] * 2
         assert manager.sentinels[0] is before[1]
         assert set(map(id, manager.sentinels)) == set(map(id, before))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://127.0.0.1:6390/0", "redis://127.0.0.1:6390/0"),
+        ("redis://[::1]:6390/0", "redis://[::1]:6390/0"),
+        ("rediss://:hidden@redis.internal/0", "rediss://:***@redis.internal/0"),
+        ("redis://user:hid@den:@redis.internal:6379/0", "redis://user:***@redis.internal:6379/0"),
+        ("redis://redis.internal/0?password=hidden&db=1", "redis://redis.internal/0?password=***&db=1"),
+        (
+            "redis+sentinel://user:hidden@a,b:26379/main/0?sentinel_username=s&sentinel_password=hid@den",
+            "redis+sentinel://user:***@a,b:26379/main/0?sentinel_username=s&sentinel_password=***",
+        ),
+    ],
+)
+def test_a_url_is_shown_without_its_passwords(url: str, shown: str) -> None:
+    assert without_passwords(url) == shown

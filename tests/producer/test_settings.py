@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from producer.settings import Settings, as_environment, explain, unknown_variables
+from producer.settings import SECRETS, Settings, as_environment, as_shown, explain, unknown_variables
 
 
 def test_the_environment_of_a_child_process_gives_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,6 +69,14 @@ def test_a_misspelt_variable_is_told() -> None:
     assert unknown_variables({"OCRPOOL_GATEWAY_PROT": "1", "OCRPOOL_GATEWAY_PORT": "1", "PATH": ""}) == [
         "OCRPOOL_GATEWAY_PROT is not a setting; did you mean OCRPOOL_GATEWAY_PORT?"
     ]
+
+
+def test_what_is_named_like_a_secret_is_not_shown() -> None:
+    named = {name for name in Settings.model_fields if re.search(r"secret|password|auth|signing", name)}
+    assert named == SECRETS
+    assert {as_shown(name, "hidden") for name in SECRETS} == {"***"}
+    assert as_shown("webhook_secrets", ()) == as_shown("signing_key", "") == ""
+    assert as_shown("webhook_secrets", ("whsec_a", "whsec_b")) == "***"
 
 
 def test_folders_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
