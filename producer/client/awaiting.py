@@ -13,9 +13,10 @@ from typing import IO, Self
 
 import httpx
 
-from producer.client.calls import Calls, Source
+from producer.client.calls import Calls
 from producer.client.connection import PATIENCE_S, settings_of
 from producer.client.mapping import Outcome, counting, outcome
+from producer.client.sources import Source
 from producer.client.steps import Pause, Returned, Send, Steps
 from producer.errors import InvalidRequest, OcrpoolError
 from producer.formats import Format

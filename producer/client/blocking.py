@@ -13,9 +13,10 @@ from typing import IO, Self
 
 import httpx
 
-from producer.client.calls import Calls, Source
+from producer.client.calls import Calls
 from producer.client.connection import PATIENCE_S, settings_of
 from producer.client.mapping import Outcome, counting, outcome
+from producer.client.sources import Source
 from producer.client.steps import Pause, Returned, Send, Steps
 from producer.errors import OcrpoolError, Unavailable
 from producer.formats import Format
@@ -110,8 +111,9 @@ class Client:
     def submit_all(
         self, documents: Iterable[Source], options: ReadOptions | None = None, *, names: Iterable[str] | None = None
     ) -> list[ClientJob | OcrpoolError]:
-        """`submit` for many documents, none of them an address, many in a request: the handle of each, or why it is
-        refused, in their order."""
+        """`submit` for many documents, none of them an address, many in a request: the handle of each, or why it has
+        none, in their order. What a request is refused for is so for each of its documents; once the gateway is waited
+        for in vain, it is so for the rest."""
         found = self._run(self._calls.submit_all(documents, options, names))
         return [one if isinstance(one, OcrpoolError) else ClientJob(self, one) for one in found]
 

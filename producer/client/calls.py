@@ -7,58 +7,24 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import IO
+from collections.abc import Iterable, Mapping
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from producer import documents
+from producer.client.batches import Batches
+from producer.client.sources import Source, opened
 from producer.client.steps import READ_S, Patience, Pause, Send, Steps, parsed
-from producer.errors import NotFinished, OcrpoolError, from_code
-from producer.escaping import shown_name
+from producer.errors import NotFinished, OcrpoolError
 from producer.formats import Format
 from producer.idempotency import named
 from producer.job import ADDRESS, JobList, JobResult, JobState, JobStatus, PagesRead, ReadOptions, ResultLink, to_json
 from producer.timeline import Timeline
 
-#: A document: its bytes, a file's path or an address, or a file open for reading.
-Source = bytes | Path | str | IO[bytes]
-
-#: A document that is sent, with its name; and that with the number of its bytes.
-Named = tuple[str, bytes | IO[bytes]]
-Measured = tuple[int, Named]
-
 #: Longest long-poll: shorter than what proxies cut off.
 POLL_S = 25.0
 #: A watcher looks this often.
 WATCH_S = 1.0
-
-#: Documents of one request of `submit_all`, and their bytes if they are more than one: less than a gateway takes.
-AT_ONCE, AT_ONCE_BYTES = 100, 50_000_000
-
-
-class _Problem(BaseModel):
-    code: str
-    detail: str
-
-
-class _BatchedDocument(BaseModel):
-    job: JobStatus | None
-    problem: _Problem | None
-
-    @property
-    def outcome(self) -> str | OcrpoolError:
-        if self.job is not None:
-            return self.job.id
-        problem = self.problem or _Problem(code="internal", detail="The gateway told nothing of this document.")
-        return from_code(problem.code, problem.detail)
-
-
-class _BatchAccepted(BaseModel):
-    documents: tuple[_BatchedDocument, ...]
 
 
 class _Batch(BaseModel):
@@ -93,35 +59,10 @@ class Calls:
     def submit_all(
         self, sources: Iterable[Source], options: ReadOptions | None, names: Iterable[str] | None
     ) -> Steps[list[str | OcrpoolError]]:
-        """Each document's job, or why it is refused. They are handed in a request's worth at a time."""
-        fields, found = as_fields(options or ReadOptions()), list[str | OcrpoolError]()
+        """Each document's job, or why it has none."""
         chosen: Iterable[str | None] = names or itertools.repeat(None)
-        left = zip(sources, chosen, strict=False)
-        while some := list(itertools.islice(left, AT_ONCE)):
-            refusals: list[OcrpoolError | None] = []
-            files: list[Measured] = []
-            answers: list[str | OcrpoolError] = []
-            with ExitStack() as held:
-                for source, name in some:
-                    try:
-                        file, shown = held.enter_context(opened(source, name))
-                        _, size_bytes = documents.look(file)
-                    except OcrpoolError as refusal:
-                        refusals.append(refusal)
-                    else:
-                        refusals.append(None)
-                        files.append((size_bytes, (shown or "/", file)))
-                for together in by_size(files):
-                    answers += yield from self._batch(together, fields)
-            accepted = iter(answers)
-            found += [refusal or next(accepted) for refusal in refusals]
-        return found
-
-    def _batch(self, files: Sequence[Named], fields: Mapping[str, str]) -> Steps[list[str | OcrpoolError]]:
-        headers = {"Idempotency-Key": secrets.token_hex(16)}
-        request = Send("POST", "/v1/batches", headers=headers, form=fields, files=files)
-        answer = yield from self._patience.answer(request)
-        return [document.outcome for document in parsed(_BatchAccepted, answer).documents]
+        batches = Batches(self._patience, as_fields(options or ReadOptions()))
+        return batches.submit(zip(sources, chosen, strict=False))
 
     def batch(self, batch: str) -> Steps[list[JobStatus]]:
         answer = yield from self._patience.answer(Send("GET", f"/v1/batches/{quote(batch, safe='')}"))
@@ -213,20 +154,6 @@ class Calls:
         return result
 
 
-def by_size(files: Iterable[Measured]) -> Iterator[list[Named]]:
-    """The files, as many together as one request carries."""
-    together: list[Named] = []
-    size_bytes = 0
-    for more, file in files:
-        if together and size_bytes + more > AT_ONCE_BYTES:
-            yield together
-            together, size_bytes = [], 0
-        together.append(file)
-        size_bytes += more
-    if together:
-        yield together
-
-
 def job_path(job_id: str) -> str:
     # Whatever else it is, it names no job and must not lead elsewhere.
     return f"/v1/jobs/{re.sub(r'[^a-z0-9_]', '-', job_id)}"
@@ -236,18 +163,3 @@ def as_fields(options: ReadOptions) -> Mapping[str, str]:
     """The options that were chosen, as a form has them."""
     chosen = options.model_dump(mode="json", exclude_defaults=True)
     return {field: str(value).lower() if isinstance(value, bool) else str(value) for field, value in chosen.items()}
-
-
-@contextmanager
-def opened(source: Source, name: str | None) -> Iterator[tuple[bytes | IO[bytes], str]]:
-    """The document and its name.
-
-    Raises:
-        InvalidRequest: there is no such file.
-    """
-    if not isinstance(source, str | Path):
-        yield source, shown_name(name or "")
-        return
-    path = Path(source)
-    with documents.opened(path) as file:
-        yield file, shown_name(path.name if name is None else name)

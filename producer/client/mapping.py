@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from producer.client.calls import Calls, Source
+from producer.client.calls import Calls
+from producer.client.sources import Source
 from producer.client.steps import Steps
 from producer.errors import OcrpoolError
 from producer.job import JobResult, ReadOptions

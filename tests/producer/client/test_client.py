@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pty
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any, cast
@@ -17,10 +18,11 @@ import pytest
 from producer import AsyncClient, Client, OcrpoolError, Producer, Settings
 from producer.api_keys import ApiKeys
 from producer.client import ClientJob, Outcome
-from producer.client.calls import Source
+from producer.client.sources import Source
 from producer.client.steps import FIRST_S, JITTER
 from producer.errors import (
     CorruptDocument,
+    Internal,
     InvalidRequest,
     NotFinished,
     NotFound,
@@ -147,6 +149,56 @@ def test_many_documents_are_handed_in_and_followed_together(settings: Settings, 
         assert len(client.batch(batch)) == 100
         with pytest.raises(NotFound):
             client.batch("../jobs")
+
+
+def test_a_document_too_large_costs_no_other_its_handle(
+    settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.client.batches.AT_ONCE_BYTES", 50_000)
+    large = PNG + bytes(200_000)
+    with Served(settings.model_copy(update={"max_batch_bytes": 100_000})) as served, Client(served.url) as client:
+        found = client.submit_all([PNG, PNG, large, PNG, "/no/such/file", PNG], names=list("abcdef"))
+        assert [type(one) for one in found] == [ClientJob, ClientJob, TooLarge, ClientJob, InvalidRequest, ClientJob]
+        jobs = [one.status() for one in found if isinstance(one, ClientJob)]
+        assert [job.name for job in jobs] == ["a", "b", "d", "f"]
+    assert ledger.backlog()["unfinished"] == 4
+
+
+def accepting(asked: Asked) -> Iterable[bytes]:
+    job = {"id": "job_" + "1" * 32, "state": "queued", "created_at": 1}
+    body = {"documents": [{"job": job, "problem": None}] * asked.body.count(b"filename=")}
+    return reply(202, json.dumps(body).encode(), "Connection: close")(asked)
+
+
+@pytest.mark.parametrize(
+    ("second", "error", "requests", "accepted"),
+    [
+        (AWAY, Unavailable, 2, 100),  # and the rest is not sent
+        (reply(401, b"", "Connection: close"), Unauthorized, 2, 100),
+        (reply(500, b'{"code": "internal", "detail": "A bug."}', PROBLEM, "Connection: close"), Internal, 3, 150),
+        (reply(202, b'{"documents": []}', "Connection: close"), InvalidRequest, 3, 150),
+    ],
+)
+def test_what_becomes_of_a_later_request_costs_no_handle(
+    second: Callable[[Asked], Any], error: type[OcrpoolError], requests: int, accepted: int
+) -> None:
+    def check(found: Sequence[object], site: Site) -> None:
+        assert [isinstance(one, OcrpoolError) for one in found[:100]] == [False] * 100
+        assert {type(one) for one in found[100:200]} == {error}
+        assert (len(found), len(site.asked)) == (250, requests)
+        assert sum(not isinstance(one, OcrpoolError) for one in found) == accepted
+        assert len({asked.headers["idempotency-key"] for asked in site.asked}) == requests
+
+    async def handed_in(url: str) -> Sequence[object]:
+        async with AsyncClient(url, patience_s=0) as client:
+            return await client.submit_all(iter([PNG] * 250))
+
+    with Site(in_turn(accepting, second, accepting)) as site:
+        with Client(f"http://127.0.0.1:{site.port}", patience_s=0) as client:
+            check(client.submit_all(iter([PNG] * 250)), site)
+        site.asked.clear()
+        site.answer = in_turn(accepting, second, accepting)
+        check(asyncio.run(handed_in(f"http://127.0.0.1:{site.port}")), site)
 
 
 class Cutting(Producer):
