@@ -38,6 +38,7 @@ class Client:
     """
 
     def __init__(self, base_url: str, api_key: str | None = None, *, patience_s: float = PATIENCE_S) -> None:
+        """Raises `InvalidRequest` for what cannot be an address or a key; blanks around a key do not matter."""
         self._http = httpx.Client(**settings_of(base_url, api_key))
         self._calls = Calls(patience_s)
         self._closed = threading.Event()

@@ -2,25 +2,57 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version
 from typing import Any
 
 import httpx
+
+from producer.errors import InvalidRequest
 
 #: How long a call is tried while the gateway is away or takes nothing.
 PATIENCE_S = 60.0
 #: Connections that are kept for the next call; there may be more.
 KEPT = 32
 
+_KEY = re.compile(r"[\x21-\x7e]+")
+_MOST_PORT = 65_535
+
 
 def settings_of(base_url: str, api_key: str | None) -> dict[str, Any]:
-    """How httpx is to connect. Redirects are errors: they would take documents and the key elsewhere."""
+    """How httpx is to connect. Redirects are errors: they would take documents and the key elsewhere.
+
+    Raises:
+        InvalidRequest: the address or the key has not the form of one.
+    """
     headers = {"User-Agent": f"ocrpool/{version('ocrpool')}"}
     if api_key:
-        headers["Authorization"] = f"Bearer {api_key}"
+        headers["Authorization"] = f"Bearer {_checked_key(api_key)}"
     return {
-        "base_url": base_url,
+        "base_url": _checked_url(base_url),
         "headers": headers,
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=KEPT),
         "follow_redirects": False,
     }
+
+
+def _checked_key(api_key: str) -> str:
+    """The key, less what stands around it in a file. What is told of it must not have it."""
+    if not _KEY.fullmatch(key := api_key.strip()):
+        raise InvalidRequest("api_key: printable ASCII characters without blanks.")
+    return key
+
+
+def _checked_url(base_url: str) -> httpx.URL:
+    # It may carry a password, so it is not told either.
+    try:
+        url = httpx.URL(base_url)
+        url.raw_host.decode("ascii").encode("idna")  # as it is looked up
+    except (httpx.InvalidURL, UnicodeError):
+        raise InvalidRequest("base_url: it is no address.") from None
+    # A name has a % where it had a blank or the like, an address where it names an interface.
+    if url.scheme not in ("http", "https") or not url.host or ("%" in url.host and ":" not in url.host):
+        raise InvalidRequest("base_url: an address with its scheme, such as https://ocr.example.com.")
+    if url.port is not None and not 0 < url.port <= _MOST_PORT:
+        raise InvalidRequest(f"base_url: a port is a number up to {_MOST_PORT}.")
+    return url

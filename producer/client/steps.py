@@ -96,6 +96,7 @@ class Patience:
         Raises:
             OcrpoolError: what the gateway answered instead; its `retry_after_s` tells when to try again.
             Unavailable: no gateway answers.
+            InvalidRequest: the request cannot be sent.
         """
         end = min(end, time.monotonic() + self.seconds)
         pause_s = FIRST_S
@@ -103,6 +104,11 @@ class Patience:
             refusal: OcrpoolError
             try:
                 answer = yield request
+            except (httpx.LocalProtocolError, httpx.UnsupportedProtocol):
+                # Without httpx' words for it, as they quote headers.
+                raise InvalidRequest(
+                    "The request cannot be sent: a file was changed meanwhile, or it is no HTTP."
+                ) from None
             except httpx.TransportError as error:
                 refusal = Unavailable(f"The gateway cannot be reached: {str(error) or type(error).__name__}.")
                 refusal.__cause__ = error

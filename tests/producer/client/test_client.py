@@ -13,13 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from producer import AsyncClient, Client, OcrpoolError, Producer, Settings
 from producer.api_keys import ApiKeys
 from producer.client import ClientJob, Outcome
 from producer.client.sources import Source
-from producer.client.steps import FIRST_S, JITTER
+from producer.client.steps import FIRST_S, JITTER, Patience, Send
 from producer.errors import (
     CorruptDocument,
     Internal,
@@ -109,6 +110,49 @@ def test_what_does_not_pass_is_asked_once(answer: Callable[[Asked], Any], error:
         with pytest.raises(error):
             client.submit(PNG)
         assert len(site.asked) == 1
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        *("", "ocr.example.com", "localhost:8080", "ftp://x", "http://", "http://[::1", "http://a b", "http://a..b"),
+        *("http://a:99999", "http://a:b", "http://user:secret@a b/"),
+    ],
+)
+def test_what_cannot_be_an_address_is_refused_at_once(kind: type[Client] | type[AsyncClient], base_url: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^base_url: ") as refused:
+        kind(base_url)
+    assert "secret" not in told(refused.value)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("key", ["ocrp_1_secret\nX-Other: 1", "ocrp_1 secret", "ocrp_1_secretß", "secret\0", " \n"])
+def test_what_cannot_be_a_key_is_refused_and_not_told(kind: type[Client] | type[AsyncClient], key: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^api_key: ") as refused:
+        kind("http://127.0.0.1:1", key)
+    assert "secret" not in told(refused.value)
+
+
+def told(error: BaseException) -> str:
+    """What an error tells, and those that it came of and that are told with it."""
+    came_of = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return f"{error!r} {told(came_of) if came_of else ''}"
+
+
+def test_blanks_around_a_key_do_not_matter() -> None:
+    with Site(ACCEPTED) as site, Client(f"HTTP://127.0.0.1:{site.port}", "ocrp_1_2\r\n") as client:
+        client.submit(PNG)
+    assert site.asked[0].headers["authorization"] == "Bearer ocrp_1_2"
+
+
+@pytest.mark.parametrize("error", [httpx.LocalProtocolError, httpx.UnsupportedProtocol])
+def test_a_request_that_cannot_be_sent_is_not_sent_again(error: type[httpx.TransportError]) -> None:
+    steps = Patience(60).answer(Send("GET", "/v1/jobs"))
+    next(steps)
+    with pytest.raises(InvalidRequest, match="cannot be sent") as refused:
+        steps.throw(error("Illegal header value b'Bearer ocrp_1_secret'"))
+    assert "secret" not in told(refused.value)
 
 
 def test_a_key_opens_its_tenants_jobs_alone(settings: Settings, ledger: Ledger) -> None:
