@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import time
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import IO, Self
 
 import httpx
 
-from producer.client.calls import Calls
+from producer.client.calls import Calls, ending
 from producer.client.connection import PATIENCE_S, settings_of
 from producer.client.mapping import Outcome, counting, outcome
 from producer.client.sources import Source
@@ -133,11 +132,11 @@ class AsyncClient:
         return AsyncJob(self, *await self._run(self._calls.retry(job_id)))
 
     async def wait(self, job_id: str, timeout_s: float | None = None) -> JobStatus:
-        return await self._run(self._calls.wait(job_id, timeout_s))
+        return await self._run(self._calls.wait(job_id, ending(timeout_s)))
 
     async def watch(self, job_id: str, *, timeout_s: float | None = None) -> AsyncGenerator[JobStatus, None]:
-        began, seen = time.monotonic(), None
-        while (seen := await self._run(self._calls.changed(job_id, seen, timeout_s, began))) is not None:
+        end, seen = ending(timeout_s), None
+        while (seen := await self._run(self._calls.changed(job_id, seen, end))) is not None:
             yield seen
 
     async def close(self) -> None:

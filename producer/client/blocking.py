@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import IO, Self
 
 import httpx
 
-from producer.client.calls import Calls
+from producer.client.calls import Calls, ending
 from producer.client.connection import PATIENCE_S, settings_of
 from producer.client.mapping import Outcome, counting, outcome
 from producer.client.sources import Source
@@ -56,6 +55,7 @@ class Client:
         Raises:
             OcrpoolError: what `submit` raises, or the job's own error.
             NotFinished: the time is up; the message names the job, which goes on.
+            Unavailable: the time is up, and the gateway has not said that it has the document.
         """
         return self._run(self._calls.ocr(document, options, name, timeout_s))
 
@@ -171,14 +171,15 @@ class Client:
         return ClientJob(self, *self._run(self._calls.retry(job_id)))
 
     def wait(self, job_id: str, timeout_s: float | None = None) -> JobStatus:
-        """Wait until the job is final, or `timeout_s` seconds have passed, and return where it stands then."""
-        return self._run(self._calls.wait(job_id, timeout_s))
+        """Wait until the job is final, or `timeout_s` seconds have passed, and return where it stands then, as far as
+        the gateway has told. Raises `Unavailable` if it has told nothing, or is away."""
+        return self._run(self._calls.wait(job_id, ending(timeout_s)))
 
     def watch(self, job_id: str, *, timeout_s: float | None = None) -> Iterator[JobStatus]:
         """Yield the job's status now and when it has changed, looking once a second; end once it is final or the time
         is up."""
-        began, seen = time.monotonic(), None
-        while (seen := self._run(self._calls.changed(job_id, seen, timeout_s, began))) is not None:
+        end, seen = ending(timeout_s), None
+        while (seen := self._run(self._calls.changed(job_id, seen, end))) is not None:
             yield seen
 
     def close(self) -> None:

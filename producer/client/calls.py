@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from producer.client.batches import Batches
 from producer.client.sources import Source, opened
 from producer.client.steps import READ_S, Patience, Pause, Send, Steps, parsed
-from producer.errors import NotFinished, OcrpoolError
+from producer.errors import NotFinished, OcrpoolError, Unavailable
 from producer.formats import Format
 from producer.idempotency import named
 from producer.job import ADDRESS, JobList, JobResult, JobState, JobStatus, PagesRead, ReadOptions, ResultLink, to_json
@@ -38,7 +38,12 @@ class Calls:
         self._patience = Patience(patience_s)
 
     def submit(
-        self, source: Source, options: ReadOptions | None, name: str | None, idempotency_key: str | None
+        self,
+        source: Source,
+        options: ReadOptions | None,
+        name: str | None,
+        idempotency_key: str | None,
+        end: float = math.inf,
     ) -> Steps[tuple[str, bool]]:
         """The job's id, and whether an earlier request brought it."""
         key = idempotency_key if idempotency_key is not None else secrets.token_hex(16)
@@ -47,12 +52,13 @@ class Calls:
         options = options or ReadOptions()
         if isinstance(source, str) and ADDRESS.match(source):
             asked = {"url": source, "name": name or "", "options": to_json(options)}
-            answer = yield from self._patience.answer(Send("POST", "/v1/jobs", headers=headers, json=asked))
+            answer = yield from self._patience.answer(Send("POST", "/v1/jobs", headers=headers, json=asked, end=end))
         else:
             with opened(source, name) as (file, shown):
                 # A file without any name would be a field.
                 form = {**as_fields(options), **({"name": shown} if shown else {})}
-                request = Send("POST", "/v1/jobs", headers=headers, form=form, files=[(shown or "/", file)])
+                files = [(shown or "/", file)]
+                request = Send("POST", "/v1/jobs", headers=headers, form=form, files=files, end=end)
                 answer = yield from self._patience.answer(request)
         return parsed(JobStatus, answer).id, "idempotent-replayed" in answer.headers
 
@@ -84,20 +90,24 @@ class Calls:
 
     def status(self, job_id: str, wait_s: float = 0, end: float = math.inf) -> Steps[JobStatus]:
         query = {"wait": f"{wait_s:.3f}"} if wait_s else {}
-        request = Send("GET", job_path(job_id), query=query, read_s=READ_S + wait_s)
-        answer = yield from self._patience.answer(request, end)
+        request = Send("GET", job_path(job_id), query=query, read_s=READ_S + wait_s, end=end)
+        answer = yield from self._patience.answer(request)
         return parsed(JobStatus, answer)
 
     def changed(
-        self, job_id: str, seen: JobStatus | None, timeout_s: float | None, began: float, longest_s: float = WATCH_S
+        self, job_id: str, seen: JobStatus | None, end: float, longest_s: float = WATCH_S
     ) -> Steps[JobStatus | None]:
-        """The next status that is not the one `seen`; None once that is final, or `timeout_s` after `began`."""
-        end = math.inf if timeout_s is None else began + timeout_s
+        """The next status that is not the one `seen`; None once that is final, or the time is up."""
         if seen is None:
-            return (yield from self.status(job_id))
+            return (yield from self.status(job_id, end=end))
         while not seen.final and (left_s := end - time.monotonic()) > 0:
             asked_at, wait_s = time.monotonic(), min(longest_s, left_s)
-            status = yield from self.status(job_id, wait_s, end)
+            try:
+                status = yield from self.status(job_id, wait_s, end)
+            except Unavailable:
+                if time.monotonic() < end:
+                    raise
+                return None
             if status != seen:
                 return status
             # A gateway that stops, or waits less long, answers at once.
@@ -105,16 +115,15 @@ class Calls:
                 yield Pause(early_s)
         return None
 
-    def wait(self, job_id: str, timeout_s: float | None) -> Steps[JobStatus]:
-        began = time.monotonic()
+    def wait(self, job_id: str, end: float) -> Steps[JobStatus]:
         latest: JobStatus | None = None
-        while (status := (yield from self.changed(job_id, latest, timeout_s, began, POLL_S))) is not None:
+        while (status := (yield from self.changed(job_id, latest, end, POLL_S))) is not None:
             latest = status
         assert latest is not None
         return latest
 
-    def result(self, job_id: str) -> Steps[JobResult]:
-        answer = yield from self._patience.answer(Send("GET", f"{job_path(job_id)}/result"))
+    def result(self, job_id: str, end: float = math.inf) -> Steps[JobResult]:
+        answer = yield from self._patience.answer(Send("GET", f"{job_path(job_id)}/result", end=end))
         return parsed(JobResult, answer)
 
     def fetch(self, job_id: str, format: Format, page: int | None) -> Steps[bytes]:
@@ -136,22 +145,32 @@ class Calls:
         answer = yield from self._patience.answer(Send("POST", f"{job_path(job_id)}/retry"))
         return parsed(JobStatus, answer).id, "idempotent-replayed" in answer.headers
 
-    def read(self, job_id: str, timeout_s: float | None) -> Steps[JobResult]:
+    def read(self, job_id: str, end: float) -> Steps[JobResult]:
         """The result, waited for. Raises `NotFinished` when the time is up; the job goes on."""
-        status = yield from self.wait(job_id, timeout_s)
-        if not status.final:
-            raise NotFinished(f"{job_id} has not ended within {timeout_s:g} s, and goes on.")
-        return (yield from self.result(job_id))
+        try:
+            status = yield from self.wait(job_id, end)
+            if status.final:
+                return (yield from self.result(job_id, end))
+        except Unavailable:
+            if time.monotonic() < end:
+                raise
+        raise NotFinished(f"The result of {job_id} has not come in time; the job goes on.")
 
     def ocr(
         self, source: Source, options: ReadOptions | None, name: str | None, timeout_s: float | None
     ) -> Steps[JobResult]:
         """Hand in and wait. Raises the job's own error, where it has one."""
-        job_id, _ = yield from self.submit(source, options, name, None)
-        result = yield from self.read(job_id, timeout_s)
+        end = ending(timeout_s)
+        job_id, _ = yield from self.submit(source, options, name, None, end)
+        result = yield from self.read(job_id, end)
         if result.error is not None:
             raise result.error.exception()
         return result
+
+
+def ending(timeout_s: float | None) -> float:
+    """When so much time is up, by `time.monotonic`."""
+    return math.inf if timeout_s is None else time.monotonic() + timeout_s
 
 
 def job_path(job_id: str) -> str:

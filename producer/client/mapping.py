@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from producer.client.calls import Calls
+from producer.client.calls import Calls, ending
 from producer.client.sources import Source
 from producer.client.steps import Steps
 from producer.errors import OcrpoolError
@@ -30,10 +30,10 @@ class Outcome:
 
 def outcome(calls: Calls, document: Source, options: ReadOptions | None, timeout_s: float | None) -> Steps[Outcome]:
     """Hand in a document and wait for it; its errors are its own."""
-    job_id = None
+    job_id, end = None, ending(timeout_s)
     try:
-        job_id, _ = yield from calls.submit(document, options, None, None)
-        result = yield from calls.read(job_id, timeout_s)
+        job_id, _ = yield from calls.submit(document, options, None, None, end)
+        result = yield from calls.read(job_id, end)
     except OcrpoolError as error:
         return Outcome(document, job_id, error=error)
     return Outcome(document, job_id, result, None if result.error is None else result.error.exception())

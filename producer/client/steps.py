@@ -34,6 +34,8 @@ FIRST_S, LONGEST_S = 0.5, 30.0
 JITTER = 0.25
 #: Time that a connection and each part of a request or answer may take; fetching a document takes the gateway a while.
 CONNECT_S, READ_S = 10.0, 90.0
+#: An answer may come so much later than the time that its call has: it was on its way.
+LATE_S = 1.0
 
 #: What may be answered otherwise later. Each request is safe to repeat: a submission carries its idempotency key, and
 #: the others do the same however often they are sent.
@@ -57,11 +59,14 @@ class Send:
     files: Sequence[tuple[str, bytes | IO[bytes]]] = ()
     #: Longest silence before the answer, in seconds.
     read_s: float = READ_S
+    #: When its call's time is up, by `time.monotonic`.
+    end: float = math.inf
 
     def built(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         for _, document in self.files:
             if not isinstance(document, bytes):
                 document.seek(0)
+        left_s = max(self.end - time.monotonic(), 0) + LATE_S
         return http.build_request(
             self.method,
             self.path.lstrip("/"),
@@ -70,7 +75,7 @@ class Send:
             json=self.json,
             data=self.form,
             files=[("file", file) for file in self.files] or None,
-            timeout=httpx.Timeout(self.read_s, connect=CONNECT_S, pool=None),
+            timeout=httpx.Timeout(min(self.read_s, left_s), connect=min(CONNECT_S, left_s), pool=None),
         )
 
 
@@ -89,16 +94,16 @@ class Patience:
 
     seconds: float
 
-    def answer(self, request: Send, end: float = math.inf) -> Steps[httpx.Response]:
+    def answer(self, request: Send) -> Steps[httpx.Response]:
         """The gateway's answer. What passes is waited out, as long as `Retry-After` says, but not past the patience
-        or `end` (by `time.monotonic`).
+        or the request's end.
 
         Raises:
             OcrpoolError: what the gateway answered instead; its `retry_after_s` tells when to try again.
             Unavailable: no gateway answers.
             InvalidRequest: the request cannot be sent.
         """
-        end = min(end, time.monotonic() + self.seconds)
+        end = min(request.end, time.monotonic() + self.seconds)
         pause_s = FIRST_S
         while True:
             refusal: OcrpoolError
@@ -106,9 +111,7 @@ class Patience:
                 answer = yield request
             except (httpx.LocalProtocolError, httpx.UnsupportedProtocol):
                 # Without httpx' words for it, as they quote headers.
-                raise InvalidRequest(
-                    "The request cannot be sent: a file was changed meanwhile, or it is no HTTP."
-                ) from None
+                raise InvalidRequest("The request cannot be sent: it is not of HTTP's form.") from None
             except httpx.TransportError as error:
                 refusal = Unavailable(f"The gateway cannot be reached: {str(error) or type(error).__name__}.")
                 refusal.__cause__ = error

@@ -20,7 +20,7 @@ from producer import AsyncClient, Client, OcrpoolError, Producer, Settings
 from producer.api_keys import ApiKeys
 from producer.client import ClientJob, Outcome
 from producer.client.sources import Source
-from producer.client.steps import FIRST_S, JITTER, Patience, Send
+from producer.client.steps import FIRST_S, JITTER, LATE_S, Patience, Send
 from producer.errors import (
     CorruptDocument,
     Internal,
@@ -44,11 +44,8 @@ from tests.producer.gateway.serving import PNG, Served, read_pages, wait_until
 PROBLEM = "Content-Type: application/problem+json"
 FULL = reply(429, b'{"code": "queue_full", "detail": "Full."}', PROBLEM, "Retry-After: 1", "Connection: close")
 AWAY = reply(503, b"<html>no gateway behind this proxy</html>", "Retry-After: 1", "Connection: close")
-ACCEPTED = reply(
-    202,
-    b'{"id": "job_00000000000000000000000000000001", "state": "queued", "created_at": 1, "of_a_later_version": []}',
-    "Connection: close",
-)
+ACCEPTED_BODY = b'{"id": "job_%032d", "state": "queued", "created_at": 1, "of_a_later_version": []}' % 1
+ACCEPTED = reply(202, ACCEPTED_BODY, "Connection: close")
 
 
 @pytest.fixture
@@ -398,6 +395,82 @@ def test_a_bar_is_shown_on_a_terminal_alone(
         shown = os.read(terminal, 1 << 16).decode()
         os.close(terminal)
         assert shown.count("1 failed") == 1
+
+
+JOB = "job_" + "0" * 31 + "1"
+QUEUED = reply(200, ACCEPTED_BODY, "Connection: close")
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "wait": lambda client: client.wait(JOB, timeout_s=0.5),
+    "watch": lambda client: every(client.watch(JOB, timeout_s=0.5)),
+    "ocr": lambda client: client.ocr(PNG, timeout_s=0.5),
+    "map": lambda client: every(client.map([PNG], timeout_s=0.5)),
+}
+
+
+def every(some: Any) -> Any:
+    async def awaited() -> list[Any]:
+        return [one async for one in some]
+
+    return list(some) if isinstance(some, Iterator) else awaited()
+
+
+def called(kind: type[Client] | type[AsyncClient], site: Site, call: Callable[[Any], Any]) -> Any:
+    """What the call gives or raises, if it keeps its time."""
+
+    async def awaited() -> Any:
+        async with AsyncClient(url) as client:
+            return await call(client)
+
+    began, url = time.monotonic(), f"http://127.0.0.1:{site.port}"
+    try:
+        if kind is AsyncClient:
+            return asyncio.run(awaited())
+        with Client(url) as client:
+            return call(client)
+    except OcrpoolError as error:
+        return error
+    finally:
+        assert time.monotonic() - began < 0.5 + 2 * LATE_S
+
+
+@pytest.fixture
+def held() -> Iterator[Callable[[Asked], Any]]:
+    """Answers nothing, and does not hang up."""
+    over = threading.Event()
+
+    def answer(_: Asked) -> Iterable[bytes]:
+        over.wait()
+        return []
+
+    yield answer
+    over.set()
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_gateway_that_does_not_answer_takes_no_more_than_the_time_there_is(
+    call: str, kind: type[Client] | type[AsyncClient], held: Callable[[Asked], Any]
+) -> None:
+    for answer in (held, reply(503, b"", "Connection: close")):
+        with Site(answer) as site:
+            found = called(kind, site, CALLS[call])
+            assert isinstance(found[0].error if call == "map" else found, Unavailable)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("call", CALLS)
+def test_the_time_is_up_where_a_gateway_answers_no_more(
+    call: str, kind: type[Client] | type[AsyncClient], held: Callable[[Asked], Any]
+) -> None:
+    first = [ACCEPTED, QUEUED] if call in ("ocr", "map") else [QUEUED]
+    with Site(in_turn(*first, held)) as site:
+        found = called(kind, site, CALLS[call])
+    if call in ("wait", "watch"):
+        assert (found if call == "wait" else found[-1]).state is JobState.QUEUED
+    else:
+        error = found[0].error if call == "map" else found
+        assert isinstance(error, NotFinished)
+        assert JOB in str(error)
 
 
 class Silent:
