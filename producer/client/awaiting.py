@@ -88,10 +88,15 @@ class AsyncClient:
             await asyncio.gather(*under_way, return_exceptions=True)
 
     async def submit_all(
-        self, documents: Iterable[Source], options: ReadOptions | None = None, *, names: Iterable[str] | None = None
+        self,
+        documents: Iterable[Source],
+        options: ReadOptions | None = None,
+        *,
+        names: Iterable[str] | None = None,
+        idempotency_key: str | None = None,
     ) -> list[AsyncJob | OcrpoolError]:
-        found = await self._run(self._calls.submit_all(documents, options, names))
-        return [one if isinstance(one, OcrpoolError) else AsyncJob(self, one) for one in found]
+        found = await self._run(self._calls.submit_all(documents, options, names, idempotency_key))
+        return [one if isinstance(one, OcrpoolError) else AsyncJob(self, *one) for one in found]
 
     async def batch(self, batch: str) -> list[JobStatus]:
         return await self._run(self._calls.batch(batch))
@@ -192,6 +197,12 @@ class AsyncJob:
 
     async def result(self) -> JobResult:
         return await self.client.result(self.id)
+
+    async def pages(self, after: int = 0) -> PagesRead:
+        return await self.client.pages(self.id, after)
+
+    async def timeline(self) -> Timeline:
+        return await self.client.timeline(self.id)
 
     async def fetch(self, format: Format, page: int | None = None) -> IO[bytes]:
         return await self.client.fetch(self.id, format, page)

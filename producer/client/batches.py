@@ -20,10 +20,12 @@ from producer.job import JobStatus
 AT_ONCE, AT_ONCE_BYTES = 100, 50_000_000
 
 #: What the next request would be told as well, after as long a wait.
-_OVER = (AdmissionError, Unauthorized)
+OVER = (AdmissionError, Unauthorized)
 
+#: A job's id, and whether an earlier request brought it.
+Accepted = tuple[str, bool]
 #: The job of a document, or why it has none.
-Outcome = str | OcrpoolError
+Outcome = Accepted | OcrpoolError
 
 
 class _Problem(BaseModel):
@@ -38,7 +40,7 @@ class _BatchedDocument(BaseModel):
     @property
     def outcome(self) -> Outcome:
         if self.job is not None:
-            return self.job.id
+            return self.job.id, False
         problem = self.problem or _Problem(code="internal", detail="The gateway told nothing of this document.")
         return from_code(problem.code, problem.detail)
 
@@ -84,7 +86,7 @@ class Batches:
                     found.update(zip(places, outcomes, strict=True))
                 except OcrpoolError as error:
                     found.update(dict.fromkeys(places, error))
-                    if isinstance(error, _OVER):
+                    if isinstance(error, OVER):
                         self._over = error
         return [found[place] for place in range(len(sources))]
 

@@ -110,13 +110,26 @@ class Client:
             threads.shutdown(wait=False, cancel_futures=True)
 
     def submit_all(
-        self, documents: Iterable[Source], options: ReadOptions | None = None, *, names: Iterable[str] | None = None
+        self,
+        documents: Iterable[Source],
+        options: ReadOptions | None = None,
+        *,
+        names: Iterable[str] | None = None,
+        idempotency_key: str | None = None,
     ) -> list[ClientJob | OcrpoolError]:
         """`submit` for many documents, none of them an address, many in a request: the handle of each, or why it has
         none, in their order. What a request is refused for is so for each of its documents; once the gateway is waited
-        for in vain, it is so for the rest."""
-        found = self._run(self._calls.submit_all(documents, options, names))
-        return [one if isinstance(one, OcrpoolError) else ClientJob(self, one) for one in found]
+        for in vain, it is so for the rest.
+
+        Those of a request are a batch, which the gateway names; their jobs' statuses tell its name. Under an
+        `idempotency_key`, those that were accepted before are the jobs that they were, each by its place among the
+        documents; they are handed in one by one then, and are no batch.
+
+        Raises:
+            InvalidRequest: the key has not the form of one.
+        """
+        found = self._run(self._calls.submit_all(documents, options, names, idempotency_key))
+        return [one if isinstance(one, OcrpoolError) else ClientJob(self, *one) for one in found]
 
     def batch(self, batch: str) -> list[JobStatus]:
         """As `Producer.batch`; a job's status names its batch. Raises `NotFound`."""
@@ -245,6 +258,12 @@ class ClientJob(Saves):
 
     def result(self) -> JobResult:
         return self.client.result(self.id)
+
+    def pages(self, after: int = 0) -> PagesRead:
+        return self.client.pages(self.id, after)
+
+    def timeline(self) -> Timeline:
+        return self.client.timeline(self.id)
 
     def fetch(self, format: Format, page: int | None = None) -> IO[bytes]:
         return self.client.fetch(self.id, format, page)

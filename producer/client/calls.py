@@ -12,12 +12,12 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from producer.client.batches import Batches
+from producer.client.batches import OVER, Accepted, Batches
 from producer.client.sources import Source, opened
 from producer.client.steps import READ_S, Patience, Pause, Send, Steps, parsed
 from producer.errors import NotFinished, OcrpoolError, Unavailable
 from producer.formats import Format
-from producer.idempotency import named
+from producer.idempotency import named, part_of
 from producer.job import ADDRESS, JobList, JobResult, JobState, JobStatus, PagesRead, ReadOptions, ResultLink, to_json
 from producer.timeline import Timeline
 
@@ -44,8 +44,7 @@ class Calls:
         name: str | None,
         idempotency_key: str | None,
         end: float = math.inf,
-    ) -> Steps[tuple[str, bool]]:
-        """The job's id, and whether an earlier request brought it."""
+    ) -> Steps[Accepted]:
         key = idempotency_key if idempotency_key is not None else secrets.token_hex(16)
         named(key)
         headers = {"Idempotency-Key": key}
@@ -63,12 +62,36 @@ class Calls:
         return parsed(JobStatus, answer).id, "idempotent-replayed" in answer.headers
 
     def submit_all(
-        self, sources: Iterable[Source], options: ReadOptions | None, names: Iterable[str] | None
-    ) -> Steps[list[str | OcrpoolError]]:
-        """Each document's job, or why it has none."""
+        self,
+        sources: Iterable[Source],
+        options: ReadOptions | None,
+        names: Iterable[str] | None,
+        idempotency_key: str | None,
+    ) -> Steps[list[Accepted | OcrpoolError]]:
+        """As `submit` for each document, or why it has no job."""
         chosen: Iterable[str | None] = names or itertools.repeat(None)
-        batches = Batches(self._patience, as_fields(options or ReadOptions()))
-        return batches.submit(zip(sources, chosen, strict=False))
+        each = zip(sources, chosen, strict=False)
+        if idempotency_key is not None:
+            return (yield from self._submit_each(each, options, named(idempotency_key)))
+        return (yield from Batches(self._patience, as_fields(options or ReadOptions())).submit(each))
+
+    def _submit_each(
+        self, sources: Iterable[tuple[Source, str | None]], options: ReadOptions | None, key: str
+    ) -> Steps[list[Accepted | OcrpoolError]]:
+        """Each document under a key of its own, by its place. That of a request with many would be for all of them: if
+        one was not there the first time, none would be known again."""
+        found: list[Accepted | OcrpoolError] = []
+        over: OcrpoolError | None = None
+        for number, (source, name) in enumerate(sources):
+            try:
+                if over is not None:
+                    raise over
+                found.append((yield from self.submit(source, options, name, part_of(key, number))))
+            except OcrpoolError as error:
+                found.append(error)
+                if isinstance(error, OVER):
+                    over = error
+        return found
 
     def batch(self, batch: str) -> Steps[list[JobStatus]]:
         answer = yield from self._patience.answer(Send("GET", f"/v1/batches/{quote(batch, safe='')}"))
@@ -141,7 +164,7 @@ class Calls:
     def cancel(self, job_id: str) -> Steps[JobStatus]:
         return parsed(JobStatus, (yield from self._patience.answer(Send("DELETE", job_path(job_id)))))
 
-    def retry(self, job_id: str) -> Steps[tuple[str, bool]]:
+    def retry(self, job_id: str) -> Steps[Accepted]:
         answer = yield from self._patience.answer(Send("POST", f"{job_path(job_id)}/retry"))
         return parsed(JobStatus, answer).id, "idempotent-replayed" in answer.headers
 

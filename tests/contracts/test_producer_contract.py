@@ -15,7 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from producer import AsyncClient, Client, Lane, Producer, ReadOptions, Settings
+from producer import AsyncClient, Client, JobHandle, Lane, Producer, ReadOptions, Settings
+from producer.client import AsyncJob, ClientJob
 from producer.errors import (
     CorruptDocument,
     FormatUnavailable,
@@ -148,6 +149,9 @@ def test_a_job_is_followed_to_its_result(producer: Any, ledger: Ledger) -> None:
     assert next(statuses).pages_total is None
     count_pages(ledger, job.id, 10)
     read_pages(ledger, job.id, "1+8", failing={3})
+    assert [page.page for page in job.pages().pages] == list(range(1, 9))
+    assert job.pages(after=6) == producer.pages(job.id, after=6)
+    assert [attempt.unit for attempt in job.timeline().attempts] == ["prepare", "1+8"]
     assert (next(statuses).pages_done, job.wait(timeout_s=0.1).final) == (7, False)
     read_pages(ledger, job.id, "9+2")
     assert [status.state for status in statuses] == [JobState.PARTIAL]
@@ -229,6 +233,42 @@ def test_one_key_is_one_job(producer: Any) -> None:
         producer.submit(PNG, idempotency_key="order-17")
     with pytest.raises(InvalidRequest, match=r"^Idempotency-Key: "):
         producer.submit(PDF, idempotency_key="Auftrag\n17")
+
+
+def test_one_key_is_the_same_jobs_by_their_places(producer: Any, ledger: Ledger, tmp_path: Path) -> None:
+    path = tmp_path / "late.pdf"
+    asked: list[Any] = [PDF, path, b"no type", PNG]
+    first = producer.submit_all(asked, idempotency_key="night-1")
+    assert [type(one) for one in first[1:3]] == [InvalidRequest, UnsupportedMediaType]
+    path.write_bytes(PDF)
+    again = producer.submit_all(asked, idempotency_key="night-1")
+    assert [one.id for one in (again[0], again[3])] == [one.id for one in (first[0], first[3])]
+    assert [one.replayed for one in (*first[::3], again[0], again[1], again[3])] == [False, False, True, False, True]
+    assert producer.status(again[1].id).name == "late.pdf"
+    assert ledger.backlog()["unfinished"] == 3
+    assert type(producer.submit_all([PNG], idempotency_key="night-1")[0]) is IdempotencyMismatch
+    assert producer.submit_all([PDF], idempotency_key="night-2")[0].id != first[0].id
+    with pytest.raises(InvalidRequest, match=r"^Idempotency-Key: "):
+        producer.submit_all([PDF], idempotency_key="")
+
+
+def test_the_clients_have_the_producers_calls() -> None:
+    def calls(kind: type) -> dict[str, set[str]]:
+        return {
+            name: set(inspect.signature(call).parameters)
+            for name, call in inspect.getmembers(kind, callable)
+            if not name.startswith("_")
+        }
+
+    ours, jobs = calls(Producer), calls(JobHandle)
+    for name in ("of_tenant", "follow", "workers"):
+        del ours[name]
+    for name in ("submit", "submit_all"):
+        ours[name].remove("batch")  # which the gateway names
+    for client, job in ((Client, ClientJob), (AsyncClient, AsyncJob)):
+        theirs = calls(client)
+        assert {name: theirs.get(name) for name in ours} == ours
+        assert calls(job) == jobs
 
 
 def test_refusals_are_of_their_class(producer: Any, ledger: Ledger, tmp_path: Path) -> None:

@@ -242,6 +242,14 @@ def test_what_becomes_of_a_later_request_costs_no_handle(
         check(asyncio.run(handed_in(f"http://127.0.0.1:{site.port}")), site)
 
 
+def test_under_a_key_a_gateway_that_is_away_costs_no_handle() -> None:
+    with Site(in_turn(ACCEPTED, ACCEPTED, AWAY)) as site:
+        with Client(f"http://127.0.0.1:{site.port}", patience_s=0) as client:
+            found = client.submit_all([PNG] * 4, idempotency_key="night-1")
+        assert [type(one) for one in found] == [ClientJob, ClientJob, Unavailable, Unavailable]
+        assert len({asked.headers["idempotency-key"] for asked in site.asked}) == len(site.asked) == 3
+
+
 class Cutting(Producer):
     """Cuts off whoever asked once his document is accepted, so that the answer is lost."""
 
