@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
-from producer.errors import InvalidRequest
+from producer.errors import InvalidRequest, OcrpoolError
 from producer.escaping import escaped
 from producer.media import SNIFF_BYTES
+
+Document = TypeVar("Document")
+
+
+def with_names(
+    documents: Iterable[Document], names: Iterable[str] | None
+) -> Iterator[tuple[Document, str | OcrpoolError | None]]:
+    """Each document with its name, or None where nobody named them. One that comes when the names are used up has its
+    refusal instead.
+
+    Raises:
+        InvalidRequest: there are fewer names than documents, as far as both can be counted.
+    """
+    if names is None:
+        return zip(documents, itertools.repeat(None))
+    fewer = InvalidRequest("names: there are fewer of them than documents.")
+    if isinstance(documents, Sized) and isinstance(names, Sized) and len(names) < len(documents):
+        raise fewer
+    return zip(documents, itertools.chain(names, itertools.repeat(fewer)), strict=False)
+
+
+def readable(source: Any) -> bytes | IO[bytes]:
+    """What was handed in as a document, unless it is a path. Raises `InvalidRequest` for what is none."""
+    if isinstance(source, bytes) or hasattr(source, "read"):
+        return source  # type: ignore[no-any-return]
+    raise InvalidRequest(f"A document is bytes, a path, an address or an open file; this is {type(source).__name__}.")
 
 
 def opened(path: Path) -> IO[bytes]:

@@ -18,7 +18,7 @@ from producer.admission import AcceptedBefore, Known, Lapsed
 from producer.batches import AT_ONCE, Asked, Storing, read_batch
 from producer.blobs import BlobStore, open_store
 from producer.caching import document_digest
-from producer.documents import content_digest, look, opened
+from producer.documents import content_digest, look, opened, readable, with_names
 from producer.errors import (
     IdempotencyMismatch,
     InvalidRequest,
@@ -129,7 +129,7 @@ class Producer:
                 named = self._fetch(document, fetched)
                 return self._submit(fetched, options, named if name is None else name, idempotency_key, batch)
         if not isinstance(document, str | Path):
-            return self._submit(document, options, name or "", idempotency_key, batch)
+            return self._submit(readable(document), options, name or "", idempotency_key, batch)
         path = Path(document)
         with opened(path) as file:
             return self._submit(file, options, path.name if name is None else name, idempotency_key, batch)
@@ -255,7 +255,8 @@ class Producer:
         accepted before are the jobs that they were, each by its place among the documents.
 
         Raises:
-            InvalidRequest: the name of the batch, or the key, has not the form of one.
+            InvalidRequest: the name of the batch, or the key, has not the form of one; there are fewer names than
+                documents. Where these cannot be counted before, those without a name are refused.
         """
         if batch is not None and not BATCH_NAME.fullmatch(batch):
             raise InvalidRequest(
@@ -266,28 +267,30 @@ class Producer:
         if idempotency_key is not None:
             keys = map(partial(part_of, named(idempotency_key, self.tenant or "")), itertools.count())
         handles: list[JobHandle | OcrpoolError] = []
-        each = zip(documents, names or itertools.repeat(""), keys, strict=False)
+        each = zip(with_names(documents, names), keys, strict=False)
         while some := list(itertools.islice(each, AT_ONCE)):
             handles += self._submit_some(some, options, batch)
         return handles
 
     def _submit_some(
         self,
-        documents: Sequence[tuple[bytes | Path | str | IO[bytes], str, str | None]],
+        documents: Sequence[tuple[tuple[bytes | Path | str | IO[bytes], str | OcrpoolError | None], str | None]],
         options: ReadOptions,
         batch: str | None,
     ) -> list[JobHandle | OcrpoolError]:
         """Each document comes with its name and that of its key."""
         with ExitStack() as open_files:
             stored = Storing(self.ledger, self.blobs, self._publisher)
-            for document, chosen, key in documents:
-                name = chosen
+            for (document, chosen), key in documents:
+                name = chosen or ""
                 try:
+                    if isinstance(name, OcrpoolError):
+                        raise name
                     if isinstance(document, str | Path):
                         source: bytes | IO[bytes] = open_files.enter_context(opened(Path(document)))
                         name = name or Path(document).name
                     else:
-                        source = document
+                        source = readable(document)
                     job = self._new_job(source, options, name, batch)
                     used = None if key is None else IdempotencyKey.of(key, content_digest(source), job)
                     stored.add(Asked(job, source, used))

@@ -6,6 +6,7 @@ import asyncio
 import io
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -14,7 +15,7 @@ import httpx
 
 from producer.client.calls import Calls, ending
 from producer.client.connection import PATIENCE_S, settings_of
-from producer.client.mapping import Outcome, counting, outcome
+from producer.client.mapping import Outcome, check, counting, outcome
 from producer.client.sources import Source
 from producer.client.steps import Pause, Returned, Send, Steps
 from producer.errors import InvalidRequest, OcrpoolError
@@ -68,12 +69,13 @@ class AsyncClient:
         progress: bool | None = None,
     ) -> AsyncGenerator[Outcome, None]:
         """As `Client.map`. Whoever stops early closes the generator (`aclosing`), which ends what is under way."""
+        check(concurrency)
         left = iter(documents)
         under_way: set[asyncio.Task[Outcome]] = set()
         try:
             with counting(documents, progress) as count:
                 while True:
-                    while len(under_way) < concurrency and (document := next(left, None)) is not None:
+                    for document in islice(left, concurrency - len(under_way)):
                         steps = outcome(self._calls, document, options, timeout_s)
                         under_way.add(asyncio.create_task(self._run(steps)))
                     if not under_way:

@@ -24,6 +24,10 @@ OVER = (AdmissionError, Unauthorized)
 
 #: A job's id, and whether an earlier request brought it.
 Accepted = tuple[str, bool]
+
+#: A document and its name, or why it has none.
+NamedSource = tuple[Source, str | OcrpoolError | None]
+
 #: The job of a document, or why it has none.
 Outcome = Accepted | OcrpoolError
 
@@ -58,22 +62,24 @@ class Batches:
     fields: Mapping[str, str]
     _over: OcrpoolError | None = field(default=None, init=False)
 
-    def submit(self, sources: Iterable[tuple[Source, str | None]]) -> Steps[list[Outcome]]:
-        """What came of each document, with its name, in their order. Once the gateway takes nothing for as long as it
-        is waited for, or not from this client, the rest are not sent, and have its error."""
+    def submit(self, sources: Iterable[NamedSource]) -> Steps[list[Outcome]]:
+        """What came of each document, in their order. Once the gateway takes nothing for as long as it is waited for,
+        or nothing from this client, the rest are not sent, and have its error."""
         found: list[Outcome] = []
         left = iter(sources)
         while some := list(itertools.islice(left, AT_ONCE)):
             found += yield from self._some(some)
         return found
 
-    def _some(self, sources: Sequence[tuple[Source, str | None]]) -> Steps[list[Outcome]]:
+    def _some(self, sources: Sequence[NamedSource]) -> Steps[list[Outcome]]:
         found: dict[int, Outcome] = {}
         files: dict[int, Named] = {}
         sizes: dict[int, int] = {}
         with ExitStack() as held:
             for place, (source, name) in enumerate(sources):
                 try:
+                    if isinstance(name, OcrpoolError):
+                        raise name
                     file, shown = held.enter_context(opened(source, name))
                     _, sizes[place] = documents.look(file)
                 except OcrpoolError as refusal:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import islice
 from types import TracebackType
 from typing import IO, Self
 
@@ -14,7 +15,7 @@ import httpx
 
 from producer.client.calls import Calls, ending
 from producer.client.connection import PATIENCE_S, settings_of
-from producer.client.mapping import Outcome, counting, outcome
+from producer.client.mapping import Outcome, check, counting, outcome
 from producer.client.sources import Source
 from producer.client.steps import Pause, Returned, Send, Steps
 from producer.errors import OcrpoolError, Unavailable
@@ -88,7 +89,11 @@ class Client:
         `timeout_s` for each. Whoever stops early leaves those to the pool, and hands in no more.
 
         A bar counts them on a terminal; `progress` says otherwise.
+
+        Raises:
+            ValueError: `concurrency` is less than 1.
         """
+        check(concurrency)
         stopped = threading.Event()
         threads = ThreadPoolExecutor(concurrency, thread_name_prefix="ocrpool-map")
         left = iter(documents)
@@ -96,7 +101,7 @@ class Client:
         try:
             with counting(documents, progress) as count:
                 while True:
-                    while len(under_way) < concurrency and (document := next(left, None)) is not None:
+                    for document in islice(left, concurrency - len(under_way)):
                         steps = outcome(self._calls, document, options, timeout_s)
                         under_way.add(threads.submit(self._run, steps, stopped))
                     if not under_way:
@@ -126,7 +131,8 @@ class Client:
         documents; they are handed in one by one then, and are no batch.
 
         Raises:
-            InvalidRequest: the key has not the form of one.
+            InvalidRequest: the key has not the form of one; there are fewer names than documents. Where these cannot
+                be counted before, those without a name are refused.
         """
         found = self._run(self._calls.submit_all(documents, options, names, idempotency_key))
         return [one if isinstance(one, OcrpoolError) else ClientJob(self, *one) for one in found]

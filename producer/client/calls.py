@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 import secrets
@@ -12,9 +11,10 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from producer.client.batches import OVER, Accepted, Batches
+from producer.client.batches import OVER, Accepted, Batches, NamedSource
 from producer.client.sources import Source, opened
 from producer.client.steps import READ_S, Patience, Pause, Send, Steps, parsed
+from producer.documents import with_names
 from producer.errors import NotFinished, OcrpoolError, Unavailable
 from producer.formats import Format
 from producer.idempotency import named, part_of
@@ -69,14 +69,13 @@ class Calls:
         idempotency_key: str | None,
     ) -> Steps[list[Accepted | OcrpoolError]]:
         """As `submit` for each document, or why it has no job."""
-        chosen: Iterable[str | None] = names or itertools.repeat(None)
-        each = zip(sources, chosen, strict=False)
+        each = with_names(sources, names)
         if idempotency_key is not None:
             return (yield from self._submit_each(each, options, named(idempotency_key)))
         return (yield from Batches(self._patience, as_fields(options or ReadOptions())).submit(each))
 
     def _submit_each(
-        self, sources: Iterable[tuple[Source, str | None]], options: ReadOptions | None, key: str
+        self, sources: Iterable[NamedSource], options: ReadOptions | None, key: str
     ) -> Steps[list[Accepted | OcrpoolError]]:
         """Each document under a key of its own, by its place. That of a request with many would be for all of them: if
         one was not there the first time, none would be known again."""
@@ -84,9 +83,10 @@ class Calls:
         over: OcrpoolError | None = None
         for number, (source, name) in enumerate(sources):
             try:
-                if over is not None:
-                    raise over
-                found.append((yield from self.submit(source, options, name, part_of(key, number))))
+                chosen = over or name
+                if isinstance(chosen, OcrpoolError):
+                    raise chosen
+                found.append((yield from self.submit(source, options, chosen, part_of(key, number))))
             except OcrpoolError as error:
                 found.append(error)
                 if isinstance(error, OVER):

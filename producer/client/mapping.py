@@ -28,6 +28,11 @@ class Outcome:
     error: OcrpoolError | None = None
 
 
+def check(concurrency: int) -> None:
+    if concurrency < 1:
+        raise ValueError("concurrency: at least 1.")
+
+
 def outcome(calls: Calls, document: Source, options: ReadOptions | None, timeout_s: float | None) -> Steps[Outcome]:
     """Hand in a document and wait for it; its errors are its own."""
     job_id, end = None, ending(timeout_s)

@@ -22,10 +22,10 @@ def opened(source: Source, name: str | None) -> Iterator[tuple[bytes | IO[bytes]
     """The document and its name.
 
     Raises:
-        InvalidRequest: there is no such file.
+        InvalidRequest: there is no such file, or it is no document at all.
     """
     if not isinstance(source, str | Path):
-        yield source, shown_name(name or "")
+        yield documents.readable(source), shown_name(name or "")
         return
     path = Path(source)
     with documents.opened(path) as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import io
+import itertools
 import time
 import uuid
 from collections.abc import Iterator
@@ -250,6 +251,23 @@ def test_one_key_is_the_same_jobs_by_their_places(producer: Any, ledger: Ledger,
     assert producer.submit_all([PDF], idempotency_key="night-2")[0].id != first[0].id
     with pytest.raises(InvalidRequest, match=r"^Idempotency-Key: "):
         producer.submit_all([PDF], idempotency_key="")
+
+
+@pytest.mark.parametrize("names", [["x"], []])
+def test_fewer_names_than_documents_are_refused(producer: Any, ledger: Ledger, names: list[str]) -> None:
+    with pytest.raises(InvalidRequest, match=r"^names: "):
+        producer.submit_all([PNG, PNG, PNG], names=names)
+    assert ledger.backlog()["unfinished"] == 0
+    # Those that cannot be counted before are told one by one.
+    found = producer.submit_all(iter([PNG, PNG, PNG]), names=iter(names))
+    assert [isinstance(one, InvalidRequest) for one in found] == [number >= len(names) for number in range(3)]
+    assert len(producer.submit_all([PNG], names=itertools.repeat("more"))) == 1
+
+
+def test_what_is_no_document_is_refused_at_its_place(producer: Any) -> None:
+    assert [type(one) is InvalidRequest for one in producer.submit_all([None, PNG, 17])] == [True, False, True]
+    with pytest.raises(InvalidRequest, match="NoneType"):
+        producer.submit(None)
 
 
 def test_the_clients_have_the_producers_calls() -> None:

@@ -372,6 +372,30 @@ def test_map_loses_nothing_on_an_event_loop(settings: Settings, ledger: Ledger) 
         check_mapped(asyncio.run(mapped(served.url)), reading)
 
 
+def test_map_has_an_outcome_for_what_is_no_document() -> None:
+    async def mapped() -> list[Outcome]:
+        async with AsyncClient("http://127.0.0.1:1") as client:
+            return [one async for one in client.map(none)]
+
+    none: list[Any] = [None, 17, None]
+    with Client("http://127.0.0.1:1") as client:
+        found = [list(client.map(none)), asyncio.run(mapped())]
+    for outcomes in found:
+        assert [type(one.error) for one in outcomes] == [InvalidRequest] * 3
+        assert {str(one.document) for one in outcomes} == {"None", "17"}
+
+
+def test_map_takes_one_document_at_a_time_or_more() -> None:
+    async def mapped() -> None:
+        async with AsyncClient("http://127.0.0.1:1") as client:
+            await anext(client.map([PNG], concurrency=0))
+
+    with Client("http://127.0.0.1:1") as client, pytest.raises(ValueError, match="concurrency"):
+        next(client.map([PNG], concurrency=0))
+    with pytest.raises(ValueError, match="concurrency"):
+        asyncio.run(mapped())
+
+
 def test_whoever_stops_a_map_early_hands_in_no_more(settings: Settings, ledger: Ledger) -> None:
     def documents() -> Iterator[bytes]:
         while True:
