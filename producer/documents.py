@@ -13,6 +13,9 @@ from producer.errors import InvalidRequest, OcrpoolError
 from producer.escaping import escaped
 from producer.media import SNIFF_BYTES
 
+#: A document as it is handed in: its bytes, a file's path or an address, or a file open for reading.
+Source = bytes | bytearray | memoryview | Path | str | IO[bytes]
+
 Document = TypeVar("Document")
 
 
@@ -35,7 +38,9 @@ def with_names(
 
 def readable(source: Any) -> bytes | IO[bytes]:
     """What was handed in as a document, unless it is a path. Raises `InvalidRequest` for what is none."""
-    if isinstance(source, bytes) or hasattr(source, "read"):
+    if isinstance(source, bytearray | memoryview):
+        return bytes(source)
+    if isinstance(source, bytes) or (hasattr(source, "read") and hasattr(source, "seek")):
         return source  # type: ignore[no-any-return]
     raise InvalidRequest(f"A document is bytes, a path, an address or an open file; this is {type(source).__name__}.")
 
@@ -50,7 +55,11 @@ def opened(path: Path) -> IO[bytes]:
 
 
 def look(source: bytes | IO[bytes]) -> tuple[bytes, int]:
-    """The document's first bytes and its size. An open file stands at its start afterwards."""
+    """The document's first bytes and its size. An open file stands at its start afterwards.
+
+    Raises:
+        InvalidRequest: the file is closed, cannot be read from its start again, or is open for text.
+    """
     if isinstance(source, bytes):
         return source[:SNIFF_BYTES], len(source)
     try:
@@ -58,9 +67,17 @@ def look(source: bytes | IO[bytes]) -> tuple[bytes, int]:
         source.seek(0)
         head = source.read(SNIFF_BYTES)
         source.seek(0)
-    except OSError as error:
-        raise InvalidRequest(f"The document cannot be read: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # the latter for a closed file, or one that is no UTF-8
+        raise unreadable(error) from error
+    if not isinstance(head, bytes):
+        raise InvalidRequest("The document cannot be read: it is open for text, and not for bytes.")
     return head, size_bytes
+
+
+def unreadable(error: OSError | ValueError) -> InvalidRequest:
+    """What a file has that raised this."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return InvalidRequest(f"The document cannot be read: {reason.rstrip('.')}.")
 
 
 def content_digest(source: bytes | IO[bytes]) -> str:

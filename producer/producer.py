@@ -18,7 +18,7 @@ from producer.admission import AcceptedBefore, Known, Lapsed
 from producer.batches import AT_ONCE, Asked, Storing, read_batch
 from producer.blobs import BlobStore, open_store
 from producer.caching import document_digest
-from producer.documents import content_digest, look, opened, readable, with_names
+from producer.documents import Source, content_digest, look, opened, readable, with_names
 from producer.errors import (
     IdempotencyMismatch,
     InvalidRequest,
@@ -100,7 +100,7 @@ class Producer:
 
     def submit(
         self,
-        document: bytes | Path | str | IO[bytes],
+        document: Source,
         options: ReadOptions | None = None,
         *,
         name: str | None = None,
@@ -241,7 +241,7 @@ class Producer:
 
     def submit_all(
         self,
-        documents: Iterable[bytes | Path | str | IO[bytes]],
+        documents: Iterable[Source],
         options: ReadOptions | None = None,
         *,
         names: Iterable[str] | None = None,
@@ -274,7 +274,7 @@ class Producer:
 
     def _submit_some(
         self,
-        documents: Sequence[tuple[tuple[bytes | Path | str | IO[bytes], str | OcrpoolError | None], str | None]],
+        documents: Sequence[tuple[tuple[Source, str | OcrpoolError | None], str | None]],
         options: ReadOptions,
         batch: str | None,
     ) -> list[JobHandle | OcrpoolError]:
@@ -470,8 +470,9 @@ class JobHandle(Saves):
     def timeline(self) -> Timeline:
         return self.producer.timeline(self.id)
 
-    def fetch(self, format: Format, page: int | None = None) -> IO[bytes]:
+    def fetch(self, format: Format | str, page: int | None = None) -> IO[bytes]:
         """The result in a format, as a file to be closed; an overlay is of one page. Raises as `Results` does."""
+        format = Format.named(format)
         results = self.producer.results
         if format is Format.PDF:
             return results.pdf(self.result())

@@ -117,7 +117,7 @@ class Saves(Protocol):
     A path that is a folder gets a file named after the document; any other is the file, which gives way.
     """
 
-    def fetch(self, format: Format, page: int | None = None) -> IO[bytes]:
+    def fetch(self, format: Format | str, page: int | None = None) -> IO[bytes]:
         """The result in a format, as a file to be closed; an overlay is of one page."""
         ...
 
@@ -142,8 +142,9 @@ class Saves(Protocol):
             write(self.fetch(Format.OVERLAY, page), path)
         return paths
 
-    def save(self, path: Path | str, format: Format) -> Path:
+    def save(self, path: Path | str, format: Format | str) -> Path:
         """Write the result in any format but the overlay, and return the file's path."""
+        format = Format.named(format)
         if format is Format.OVERLAY:
             raise InvalidRequest("An overlay is a picture of one page: use save_to_img.")
         path = Path(path)

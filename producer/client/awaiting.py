@@ -16,9 +16,9 @@ import httpx
 from producer.client.calls import Calls, ending
 from producer.client.connection import PATIENCE_S, settings_of
 from producer.client.mapping import Outcome, check, counting, outcome
-from producer.client.sources import Source
 from producer.client.steps import Pause, Returned, Send, Steps
-from producer.errors import InvalidRequest, OcrpoolError
+from producer.documents import Source
+from producer.errors import InvalidRequest, OcrpoolError, Unavailable
 from producer.formats import Format
 from producer.job import JobResult, JobState, JobStatus, PagesRead, ReadOptions, ResultLink
 from producer.listing import MOST_JOBS
@@ -38,6 +38,7 @@ class AsyncClient:
     def __init__(self, base_url: str, api_key: str | None = None, *, patience_s: float = PATIENCE_S) -> None:
         self._http = httpx.AsyncClient(**settings_of(base_url, api_key))
         self._calls = Calls(patience_s)
+        self._closed = False
 
     async def ocr(
         self,
@@ -126,7 +127,7 @@ class AsyncClient:
     async def timeline(self, job_id: str) -> Timeline:
         return await self._run(self._calls.timeline(job_id))
 
-    async def fetch(self, job_id: str, format: Format, page: int | None = None) -> IO[bytes]:
+    async def fetch(self, job_id: str, format: Format | str, page: int | None = None) -> IO[bytes]:
         return io.BytesIO(await self._run(self._calls.fetch(job_id, format, page)))
 
     async def link(self, job_id: str, format: Format = Format.JSON, ttl_s: float | None = None) -> ResultLink:
@@ -147,6 +148,8 @@ class AsyncClient:
             yield seen
 
     async def close(self) -> None:
+        """As `Client.close`."""
+        self._closed = True
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -163,7 +166,7 @@ class AsyncClient:
             while True:
                 try:
                     answer = await self._take(step)
-                except httpx.TransportError as error:
+                except (httpx.RequestError, OcrpoolError) as error:
                     step = steps.throw(error)
                 else:
                     step = steps.send(answer)
@@ -174,6 +177,8 @@ class AsyncClient:
             steps.close()
 
     async def _take(self, step: Send | Pause) -> httpx.Response | None:
+        if self._closed:
+            raise Unavailable("The client is closed.")
         if isinstance(step, Pause):
             await asyncio.sleep(step.seconds)
             return None
@@ -206,7 +211,7 @@ class AsyncJob:
     async def timeline(self) -> Timeline:
         return await self.client.timeline(self.id)
 
-    async def fetch(self, format: Format, page: int | None = None) -> IO[bytes]:
+    async def fetch(self, format: Format | str, page: int | None = None) -> IO[bytes]:
         return await self.client.fetch(self.id, format, page)
 
     async def save_to_json(self, path: Path | str) -> Path:
@@ -227,8 +232,9 @@ class AsyncJob:
             await asyncio.to_thread(write, await self.fetch(Format.OVERLAY, page), paths[-1])
         return paths
 
-    async def save(self, path: Path | str, format: Format) -> Path:
+    async def save(self, path: Path | str, format: Format | str) -> Path:
         """Write the result in any format but the overlay, and return the file's path."""
+        format = Format.named(format)
         if format is Format.OVERLAY:
             raise InvalidRequest("An overlay is a picture of one page: use save_to_img.")
         path = Path(path)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
-from producer import documents
-from producer.client.sources import Named, Source, opened
+from producer.client.sources import Named, opened
 from producer.client.steps import Patience, Send, Steps, parsed
+from producer.documents import Source
 from producer.errors import AdmissionError, InvalidRequest, OcrpoolError, Unauthorized, from_code
 from producer.job import JobStatus
 
@@ -80,12 +80,10 @@ class Batches:
                 try:
                     if isinstance(name, OcrpoolError):
                         raise name
-                    file, shown = held.enter_context(opened(source, name))
-                    _, sizes[place] = documents.look(file)
+                    (shown, file), sizes[place] = held.enter_context(opened(source, name))
+                    files[place] = (shown or "/", file)
                 except OcrpoolError as refusal:
                     found[place] = refusal
-                else:
-                    files[place] = (shown or "/", file)
             for places in by_size(sizes):
                 try:
                     outcomes = yield from self._request([files[place] for place in places])

@@ -16,8 +16,8 @@ import httpx
 from producer.client.calls import Calls, ending
 from producer.client.connection import PATIENCE_S, settings_of
 from producer.client.mapping import Outcome, check, counting, outcome
-from producer.client.sources import Source
 from producer.client.steps import Pause, Returned, Send, Steps
+from producer.documents import Source
 from producer.errors import OcrpoolError, Unavailable
 from producer.formats import Format
 from producer.job import JobResult, JobState, JobStatus, PagesRead, ReadOptions, ResultLink
@@ -169,7 +169,7 @@ class Client:
         """Who held which of the job's pages, and where their time went. Raises `NotFound`."""
         return self._run(self._calls.timeline(job_id))
 
-    def fetch(self, job_id: str, format: Format, page: int | None = None) -> IO[bytes]:
+    def fetch(self, job_id: str, format: Format | str, page: int | None = None) -> IO[bytes]:
         """The result in a format, as a file to be closed; an overlay is of one page. Raises as `result`, and:
 
         FormatUnavailable: the gateway cannot make it.
@@ -224,7 +224,7 @@ class Client:
                     raise Unavailable("The client is closed.")
                 try:
                     answer = self._take(step, stopped)
-                except httpx.TransportError as error:
+                except (httpx.RequestError, OcrpoolError) as error:
                     step = steps.throw(error)
                 else:
                     step = steps.send(answer)
@@ -271,7 +271,7 @@ class ClientJob(Saves):
     def timeline(self) -> Timeline:
         return self.client.timeline(self.id)
 
-    def fetch(self, format: Format, page: int | None = None) -> IO[bytes]:
+    def fetch(self, format: Format | str, page: int | None = None) -> IO[bytes]:
         return self.client.fetch(self.id, format, page)
 
     def link(self, format: Format = Format.JSON, ttl_s: float | None = None) -> ResultLink:

@@ -12,9 +12,9 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from producer.client.batches import OVER, Accepted, Batches, NamedSource
-from producer.client.sources import Source, opened
+from producer.client.sources import opened
 from producer.client.steps import READ_S, Patience, Pause, Send, Steps, parsed
-from producer.documents import with_names
+from producer.documents import Source, with_names
 from producer.errors import NotFinished, OcrpoolError, Unavailable
 from producer.formats import Format
 from producer.idempotency import named, part_of
@@ -53,7 +53,7 @@ class Calls:
             asked = {"url": source, "name": name or "", "options": to_json(options)}
             answer = yield from self._patience.answer(Send("POST", "/v1/jobs", headers=headers, json=asked, end=end))
         else:
-            with opened(source, name) as (file, shown):
+            with opened(source, name) as ((shown, file), _):
                 # A file without any name would be a field.
                 form = {**as_fields(options), **({"name": shown} if shown else {})}
                 files = [(shown or "/", file)]
@@ -149,7 +149,8 @@ class Calls:
         answer = yield from self._patience.answer(Send("GET", f"{job_path(job_id)}/result", end=end))
         return parsed(JobResult, answer)
 
-    def fetch(self, job_id: str, format: Format, page: int | None) -> Steps[bytes]:
+    def fetch(self, job_id: str, format: Format | str, page: int | None) -> Steps[bytes]:
+        format = Format.named(format)
         if format is Format.OVERLAY:
             request = Send("GET", f"{job_path(job_id)}/pages/{page or 1}/overlay.png")
         else:

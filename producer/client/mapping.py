@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from producer.client.calls import Calls, ending
-from producer.client.sources import Source
 from producer.client.steps import Steps
+from producer.documents import Source
 from producer.errors import OcrpoolError
 from producer.job import JobResult, ReadOptions
 

@@ -9,11 +9,12 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from producer.client.sources import Named
 from producer.errors import (
     AdmissionError,
     Internal,
@@ -30,6 +31,8 @@ from producer.retry_after import retry_after_s
 
 #: The first and the longest pause before a request is sent again, where the gateway names none.
 FIRST_S, LONGEST_S = 0.5, 30.0
+#: What a `Retry-After` asks for beyond this is no time to wait: it may be a number without end.
+LONGEST_RETRY_AFTER_S = 86_400.0
 #: Up to this part of a pause is added to it, so that clients that were refused together do not come back together.
 JITTER = 0.25
 #: Time that a connection and each part of a request or answer may take; fetching a document takes the gateway a while.
@@ -56,16 +59,13 @@ class Send:
     json: Mapping[str, Any] | None = None
     form: Mapping[str, str] | None = None
     #: Documents with their names.
-    files: Sequence[tuple[str, bytes | IO[bytes]]] = ()
+    files: Sequence[Named] = ()
     #: Longest silence before the answer, in seconds.
     read_s: float = READ_S
     #: When its call's time is up, by `time.monotonic`.
     end: float = math.inf
 
     def built(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
-        for _, document in self.files:
-            if not isinstance(document, bytes):
-                document.seek(0)
         left_s = max(self.end - time.monotonic(), 0) + LATE_S
         return http.build_request(
             self.method,
@@ -74,7 +74,7 @@ class Send:
             headers=self.headers,
             json=self.json,
             data=self.form,
-            files=[("file", file) for file in self.files] or None,
+            files=cast(Any, [("file", file) for file in self.files]) or None,
             timeout=httpx.Timeout(min(self.read_s, left_s), connect=min(CONNECT_S, left_s), pool=None),
         )
 
@@ -84,7 +84,8 @@ class Pause:
     seconds: float
 
 
-#: Yields what is to be done. Whoever does it sends the answer to a `Send` back, or throws its `httpx.TransportError`.
+#: Yields what is to be done. Whoever does it sends the answer to a `Send` back, or throws the `httpx.RequestError` or
+#: `OcrpoolError` that it has instead.
 Steps = Generator[Send | Pause, httpx.Response | None, Returned]
 
 
@@ -112,7 +113,7 @@ class Patience:
             except (httpx.LocalProtocolError, httpx.UnsupportedProtocol):
                 # Without httpx' words for it, as they quote headers.
                 raise InvalidRequest("The request cannot be sent: it is not of HTTP's form.") from None
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 refusal = Unavailable(f"The gateway cannot be reached: {str(error) or type(error).__name__}.")
                 refusal.__cause__ = error
             else:
@@ -133,7 +134,7 @@ def refused(answer: httpx.Response) -> OcrpoolError:
     """The error that an answer tells: the gateway's own, or that of what stands before it."""
     error = _problem(answer) or _stranger(answer)
     if pause_s := retry_after_s(answer.headers.get("retry-after", ""), datetime.now(UTC)):
-        error.retry_after_s = math.ceil(pause_s)
+        error.retry_after_s = math.ceil(min(pause_s, LONGEST_RETRY_AFTER_S))
     return error
 
 
@@ -141,7 +142,7 @@ def _problem(answer: httpx.Response) -> OcrpoolError | None:
     try:
         problem = answer.json()
         return from_code(str(problem["code"]), str(problem["detail"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

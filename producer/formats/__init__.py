@@ -9,6 +9,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from types import MappingProxyType
 
+from producer.errors import InvalidRequest
 from producer.formats import hocr, markdown, paddlex
 from producer.job import Job, JobResult
 
@@ -25,6 +26,14 @@ class Format(StrEnum):
     PDF = "pdf"
     #: One PNG a page.
     OVERLAY = "overlay"
+
+    @classmethod
+    def named(cls, name: Format | str) -> Format:
+        """Raises `InvalidRequest` if there is none of this name."""
+        try:
+            return cls(name)
+        except ValueError as error:
+            raise InvalidRequest(f"format: one of {', '.join(cls)}.") from error
 
     @property
     def media_type(self) -> str:

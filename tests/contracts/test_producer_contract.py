@@ -6,10 +6,12 @@ import asyncio
 import inspect
 import io
 import itertools
+import os
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,7 @@ async def _only(awaitable: Any) -> Any:
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"gateway_port": 0, "max_document_bytes": 100_000, "max_queued_jobs": 4})
+    return settings.model_copy(update={"gateway_port": 0, "max_document_bytes": 100_000, "max_queued_jobs": 8})
 
 
 @pytest.fixture(params=["Producer", "Client", "AsyncClient"])
@@ -127,9 +129,10 @@ def test_bytes_paths_and_open_files_are_handed_in(producer: Any, ledger: Ledger,
         (producer.submit(PDF, name="../a/b.pdf"), "b.pdf"),
         (producer.submit(str(path)), path.name),
         (producer.submit(io.BytesIO(PDF), name="报告.pdf"), "报告.pdf"),
+        *((one, "") for one in producer.submit_all([bytearray(PDF), memoryview(PDF)])),
     ]
     for job, name in handed_in:
-        status = job.status()
+        status = producer.status(job.id)
         assert (status.id, status.name, status.state, job.replayed) == (job.id, name, JobState.QUEUED, False)
         assert ledger.job(job.id).size_bytes == len(PDF)
 
@@ -172,6 +175,12 @@ def test_a_result_goes_into_files(producer: Any, ledger: Ledger, tmp_path: Path)
     assert JobResult.model_validate_json((tmp_path / "a.tiff.json").read_bytes()) == ledger.result(job.id)
     assert "合计" in job.save_to_markdown(str(tmp_path / "read.md")).read_text()
     assert job.save(tmp_path, Format.TEXT).read_text() == "page 1: 合计 12.50"
+    assert job.save(tmp_path / "by-name", "text").read_text() == "page 1: 合计 12.50"
+    with job.fetch("text") as text:
+        assert text.read().decode() == "page 1: 合计 12.50"
+    for ask in (job.fetch, partial(job.save, tmp_path)):
+        with pytest.raises(InvalidRequest, match=r"^format: "):
+            ask("docx")
     assert job.save_to_pdf(tmp_path / "a.pdf").read_bytes().startswith(b"%PDF-")
     [overlay] = job.save_to_img(tmp_path / "pictures")
     assert overlay.name == "a.tiff.page-1.overlay.png"
@@ -270,6 +279,20 @@ def test_what_is_no_document_is_refused_at_its_place(producer: Any) -> None:
         producer.submit(None)
 
 
+def test_files_that_cannot_be_read_are_refused(producer: Any, ledger: Ledger, tmp_path: Path) -> None:
+    (path := tmp_path / "a.pdf").write_bytes(PDF)
+    (closed := path.open("rb")).close()
+    reading, writing = os.pipe()
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe, path.open() as text:
+        files = [closed, pipe, text, io.StringIO("text"), object()]
+        for file in files:
+            with pytest.raises(InvalidRequest, match=r"^(The document cannot be read: [^:]+|A document is .*)\.$"):
+                producer.submit(file)
+        assert [type(one) for one in producer.submit_all(files)] == [InvalidRequest] * len(files)
+    assert ledger.backlog()["unfinished"] == 0
+
+
 def test_the_clients_have_the_producers_calls() -> None:
     def calls(kind: type) -> dict[str, set[str]]:
         return {
@@ -306,7 +329,7 @@ def test_refusals_are_of_their_class(producer: Any, ledger: Ledger, tmp_path: Pa
                 call(job_id)
     assert ledger.backlog()["unfinished"] == 0
 
-    for _ in range(4):
+    for _ in range(8):
         producer.submit(PNG)
     with pytest.raises(QueueFull, match="takes no more now"):
         producer.submit(PNG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import pty
@@ -19,8 +20,8 @@ import pytest
 from producer import AsyncClient, Client, OcrpoolError, Producer, Settings
 from producer.api_keys import ApiKeys
 from producer.client import ClientJob, Outcome
-from producer.client.sources import Source
-from producer.client.steps import FIRST_S, JITTER, LATE_S, Patience, Send
+from producer.client.steps import FIRST_S, JITTER, LATE_S, LONGEST_RETRY_AFTER_S, Patience, Send
+from producer.documents import Source
 from producer.errors import (
     CorruptDocument,
     Internal,
@@ -150,6 +151,60 @@ def test_a_request_that_cannot_be_sent_is_not_sent_again(error: type[httpx.Trans
     with pytest.raises(InvalidRequest, match="cannot be sent") as refused:
         steps.throw(error("Illegal header value b'Bearer ocrp_1_secret'"))
     assert "secret" not in told(refused.value)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_body_that_cannot_be_unpacked_is_no_answer(kind: type[Client] | type[AsyncClient]) -> None:
+    with Site(reply(200, b"no gzip", "Content-Encoding: gzip", "Connection: close")) as site:
+        assert isinstance(called(kind, site, lambda client: client.wait(JOB, timeout_s=0.5)), Unavailable)
+
+
+def test_a_pause_without_end_is_none() -> None:
+    forever = reply(429, b'{"code": "queue_full", "detail": "Full."}', PROBLEM, "Retry-After: " + "9" * 400)
+    with Site(forever) as site, Client(f"http://127.0.0.1:{site.port}") as client:
+        with pytest.raises(QueueFull) as refused:
+            client.submit(PNG)
+        assert refused.value.retry_after_s == LONGEST_RETRY_AFTER_S
+
+
+def test_a_client_that_is_closed_says_so() -> None:
+    async def asked(client: AsyncClient) -> None:
+        await client.close()
+        await client.status(JOB)
+
+    client = Client("http://127.0.0.1:1")
+    client.close()
+    with pytest.raises(Unavailable, match="closed"):
+        client.status(JOB)
+    with pytest.raises(Unavailable, match="closed"):
+        asyncio.run(asked(AsyncClient("http://127.0.0.1:1")))
+
+
+class Written(io.BytesIO):
+    """A file that somebody writes to once its size is known."""
+
+    def __init__(self, becomes: bytes) -> None:
+        super().__init__(PNG)
+        self._becomes, self._reads = becomes, 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads += 1
+        if self._reads == 2:
+            at = self.tell()
+            self.seek(0)
+            self.truncate()
+            self.write(self._becomes)
+            self.seek(at)
+        return super().read(size)
+
+
+def test_files_are_sent_as_long_as_they_were() -> None:
+    with Site(ACCEPTED) as site, Client(f"http://127.0.0.1:{site.port}") as client:
+        client.submit(Written(PNG + b"more"))
+        assert b"more" not in site.asked[0].body
+        with pytest.raises(InvalidRequest, match="shorter"):
+            client.submit(Written(PNG[:10]))
+        assert [type(one) for one in client.submit_all([Written(b"")])] == [InvalidRequest]
 
 
 def test_a_key_opens_its_tenants_jobs_alone(settings: Settings, ledger: Ledger) -> None:
