@@ -38,7 +38,7 @@ class AsyncClient:
     def __init__(self, base_url: str, api_key: str | None = None, *, patience_s: float = PATIENCE_S) -> None:
         self._http = httpx.AsyncClient(**settings_of(base_url, api_key))
         self._calls = Calls(patience_s)
-        self._closed = False
+        self._closed = asyncio.Event()
 
     async def ocr(
         self,
@@ -149,7 +149,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """As `Client.close`."""
-        self._closed = True
+        self._closed.set()
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -177,12 +177,18 @@ class AsyncClient:
             steps.close()
 
     async def _take(self, step: Send | Pause) -> httpx.Response | None:
-        if self._closed:
-            raise Unavailable("The client is closed.")
-        if isinstance(step, Pause):
-            await asyncio.sleep(step.seconds)
+        try:
+            if not self._closed.is_set():
+                if isinstance(step, Send):
+                    return await self._http.send(step.built(self._http))
+                await asyncio.wait_for(self._closed.wait(), step.seconds)
+        except TimeoutError:
             return None
-        return await self._http.send(step.built(self._http))
+        except Exception as error:
+            if not self._closed.is_set():
+                raise
+            raise Unavailable("The client is closed.") from error
+        raise Unavailable("The client is closed.")
 
 
 @dataclass(frozen=True)

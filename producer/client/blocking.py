@@ -14,7 +14,7 @@ from typing import IO, Self
 import httpx
 
 from producer.client.calls import Calls, ending
-from producer.client.connection import PATIENCE_S, settings_of
+from producer.client.connection import PATIENCE_S, Connections, settings_of
 from producer.client.mapping import Outcome, check, counting, outcome
 from producer.client.steps import Pause, Returned, Send, Steps
 from producer.documents import Source
@@ -41,7 +41,10 @@ class Client:
         """Raises `InvalidRequest` for what cannot be an address or a key; blanks around a key do not matter."""
         self._http = httpx.Client(**settings_of(base_url, api_key))
         self._calls = Calls(patience_s)
+        self._connections = Connections()
         self._closed = threading.Event()
+        #: Set as the client is closed, each to end what it is for.
+        self._stops = {self._closed}
 
     def ocr(
         self,
@@ -95,6 +98,7 @@ class Client:
         """
         check(concurrency)
         stopped = threading.Event()
+        self._stops.add(stopped)
         threads = ThreadPoolExecutor(concurrency, thread_name_prefix="ocrpool-map")
         left = iter(documents)
         under_way: set[Future[Outcome]] = set()
@@ -112,6 +116,7 @@ class Client:
                         yield one.result()
         finally:
             stopped.set()
+            self._stops.discard(stopped)
             threads.shutdown(wait=False, cancel_futures=True)
 
     def submit_all(
@@ -202,8 +207,12 @@ class Client:
             yield seen
 
     def close(self) -> None:
-        """Drop the connections; calls that wait raise `Unavailable`."""
+        """Drop the connections; calls under way raise `Unavailable` at once, or within ten seconds where a connection
+        is just being made."""
         self._closed.set()
+        for stop in list(self._stops):
+            stop.set()
+        self._connections.close()
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -215,13 +224,11 @@ class Client:
         self.close()
 
     def _run(self, steps: Steps[Returned], stopped: threading.Event | None = None) -> Returned:
-        """Take the steps. Between two of them `stopped` ends it, as closing the client does."""
+        """Take the steps. Between two of them `stopped` ends it; closing the client does so within one, too."""
         stopped = stopped or self._closed
         try:
             step = next(steps)
             while True:
-                if stopped.is_set() or self._closed.is_set():
-                    raise Unavailable("The client is closed.")
                 try:
                     answer = self._take(step, stopped)
                 except (httpx.RequestError, OcrpoolError) as error:
@@ -235,10 +242,17 @@ class Client:
             steps.close()
 
     def _take(self, step: Send | Pause, stopped: threading.Event) -> httpx.Response | None:
-        if isinstance(step, Pause):
-            stopped.wait(step.seconds)
-            return None
-        return self._http.send(step.built(self._http))
+        try:
+            if not stopped.is_set() and not self._closed.is_set():
+                if isinstance(step, Send):
+                    return self._http.send(step.built(self._http, self._connections.traced))
+                if not stopped.wait(step.seconds):
+                    return None
+        except Exception as error:
+            if not self._closed.is_set():
+                raise
+            raise Unavailable("The client is closed.") from error
+        raise Unavailable("The client is closed.")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+import socket
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
+from weakref import WeakSet
 
 import httpx
 
@@ -17,6 +22,37 @@ KEPT = 32
 
 _KEY = re.compile(r"[\x21-\x7e]+")
 _MOST_PORT = 65_535
+
+
+class Connections:
+    """The sockets of a client, so that whoever closes it wakes the threads that wait for an answer on them: a thread
+    that reads is not woken by its socket being closed."""
+
+    def __init__(self) -> None:
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def traced(self, event: str, info: Mapping[str, Any]) -> None:
+        """Takes notice of a new connection, as the `trace` of a request to httpx."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            connection = info["return_value"].get_extra_info("socket")
+            with self._lock:
+                self._sockets.add(connection)
+                if self._closed:
+                    _hang_up(connection)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            for connection in self._sockets:
+                _hang_up(connection)
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with suppress(OSError):  # it is down already
+        # Beneath TLS, whose goodbye is not for a thread that does not read.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def settings_of(base_url: str, api_key: str | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -65,7 +65,10 @@ class Send:
     #: When its call's time is up, by `time.monotonic`.
     end: float = math.inf
 
-    def built(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+    def built(
+        self, http: httpx.Client | httpx.AsyncClient, trace: Callable[[str, Mapping[str, Any]], None] | None = None
+    ) -> httpx.Request:
+        """The request for httpx, which tells `trace` what becomes of its connection."""
         left_s = max(self.end - time.monotonic(), 0) + LATE_S
         return http.build_request(
             self.method,
@@ -76,6 +79,7 @@ class Send:
             data=self.form,
             files=cast(Any, [("file", file) for file in self.files]) or None,
             timeout=httpx.Timeout(min(self.read_s, left_s), connect=min(CONNECT_S, left_s), pool=None),
+            extensions={"trace": trace} if trace else {},
         )
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from typing import Any, cast
 
 import httpx
@@ -178,6 +179,57 @@ def test_a_client_that_is_closed_says_so() -> None:
         client.status(JOB)
     with pytest.raises(Unavailable, match="closed"):
         asyncio.run(asked(AsyncClient("http://127.0.0.1:1")))
+
+
+WAITS: dict[str, Callable[[Any], Any]] = {
+    "wait": lambda client: client.wait(JOB),
+    "map": lambda client: every(client.map([PNG])),
+    "submit_all": lambda client: client.submit_all([PNG]),
+}
+LATER = reply(503, b"", "Retry-After: 30", "Connection: close")
+
+
+def check_closed(found: Any) -> None:
+    """That a call's error, or that of its one document, is that of a closed client."""
+    error = found[0] if isinstance(found, list) else found
+    error = error.error if isinstance(error, Outcome) else error
+    assert isinstance(error, Unavailable)
+    assert "closed" in str(error)
+
+
+def raised(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except OcrpoolError as error:
+        return error
+
+
+@pytest.mark.parametrize("call", WAITS)
+def test_closing_the_client_ends_what_waits(
+    call: str, held: Callable[[Asked], Any], threads: ThreadPoolExecutor
+) -> None:
+    for answer in (held, LATER):
+        with Site(answer) as site:
+            client = Client(f"http://127.0.0.1:{site.port}")
+            waiting = threads.submit(raised, partial(WAITS[call], client))
+            site.came.get(timeout=30)
+            client.close()
+            check_closed(waiting.result(3))
+
+
+@pytest.mark.parametrize("call", WAITS)
+def test_closing_the_client_ends_what_is_awaited(call: str, held: Callable[[Asked], Any]) -> None:
+    async def closed(site: Site) -> Any:
+        client = AsyncClient(f"http://127.0.0.1:{site.port}")
+        waiting = asyncio.ensure_future(WAITS[call](client))
+        await asyncio.to_thread(site.came.get, timeout=30)
+        await client.close()
+        [found] = await asyncio.wait_for(asyncio.gather(waiting, return_exceptions=True), 3)
+        return found
+
+    for answer in (held, LATER):
+        with Site(answer) as site:
+            check_closed(asyncio.run(closed(site)))
 
 
 class Written(io.BytesIO):
