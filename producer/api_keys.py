@@ -9,7 +9,7 @@ import secrets
 import time
 from typing import cast
 
-from producer.errors import NotFound
+from producer.errors import InvalidRequest, NotFound
 from producer.job import Contract, Tenant
 from producer.ledger import Ledger
 from producer.scripts import reachable
@@ -50,7 +50,9 @@ class ApiKeys:
         self._keys, self._used = f"{ledger.namespace}:apikeys", f"{ledger.namespace}:apikeys_used"
 
     def create(self, name: str, tenant: Tenant) -> tuple[ApiKey, str]:
-        """A new key and its text, which is nowhere to be found afterwards."""
+        """A new key and its text, which is nowhere to be found afterwards. Raises `InvalidRequest` without a name."""
+        if not name.strip():
+            raise InvalidRequest("A key needs a name, by which the list tells it from others.")
         id, secret = secrets.token_hex(6), secrets.token_hex(16)
         text = f"ocrp_{id}_{secret}"
         key = ApiKey(id=id, name=name, tenant=tenant, digest=_digest(text), created_at=int(time.time()))

@@ -11,6 +11,7 @@ from typing import IO, Any, TypeVar
 
 from producer.errors import InvalidRequest, OcrpoolError
 from producer.escaping import escaped
+from producer.job import ADDRESS
 from producer.media import SNIFF_BYTES
 
 #: A document as it is handed in: its bytes, a file's path or an address, or a file open for reading.
@@ -43,6 +44,12 @@ def readable(source: Any) -> bytes | IO[bytes]:
     if isinstance(source, bytes) or (hasattr(source, "read") and hasattr(source, "seek")):
         return source  # type: ignore[no-any-return]
     raise InvalidRequest(f"A document is bytes, a path, an address or an open file; this is {type(source).__name__}.")
+
+
+def no_address(source: Source) -> None:
+    """Raises `InvalidRequest` for a document that has to be fetched, where there are many."""
+    if isinstance(source, str) and ADDRESS.match(source):
+        raise InvalidRequest("A document at an address is handed in by itself, with submit.")
 
 
 def opened(path: Path) -> IO[bytes]:

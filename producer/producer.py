@@ -18,7 +18,7 @@ from producer.admission import AcceptedBefore, Known, Lapsed
 from producer.batches import AT_ONCE, Asked, Storing, read_batch
 from producer.blobs import BlobStore, open_store
 from producer.caching import document_digest
-from producer.documents import Source, content_digest, look, opened, readable, with_names
+from producer.documents import Source, content_digest, look, no_address, opened, readable, with_names
 from producer.errors import (
     IdempotencyMismatch,
     InvalidRequest,
@@ -248,7 +248,8 @@ class Producer:
         batch: str | None = None,
         idempotency_key: str | None = None,
     ) -> list[JobHandle | OcrpoolError]:
-        """`submit` for many documents, several times as fast: the handle of each, or why it is refused, in their order.
+        """`submit` for many documents, none of them an address, several times as fast: the handle of each, or why it is
+        refused, in their order.
 
         They are one batch under the name `batch` (1 to 64 letters, digits, `.`, `_`, `:` and `-`, no dot first), if
         there is one; see `batch`. An open file is read when its turn comes. Under an `idempotency_key`, those that were
@@ -286,6 +287,7 @@ class Producer:
                 try:
                     if isinstance(name, OcrpoolError):
                         raise name
+                    no_address(document)
                     if isinstance(document, str | Path):
                         source: bytes | IO[bytes] = open_files.enter_context(opened(Path(document)))
                         name = name or Path(document).name

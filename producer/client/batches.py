@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from producer.client.sources import Named, opened
 from producer.client.steps import Patience, Send, Steps, parsed
-from producer.documents import Source
+from producer.documents import Source, no_address
 from producer.errors import AdmissionError, InvalidRequest, OcrpoolError, Unauthorized, from_code
 from producer.job import JobStatus
 
@@ -80,6 +80,7 @@ class Batches:
                 try:
                     if isinstance(name, OcrpoolError):
                         raise name
+                    no_address(source)
                     (shown, file), sizes[place] = held.enter_context(opened(source, name))
                     files[place] = (shown or "/", file)
                 except OcrpoolError as refusal:

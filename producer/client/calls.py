@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from producer.client.batches import OVER, Accepted, Batches, NamedSource
 from producer.client.sources import opened
 from producer.client.steps import READ_S, Patience, Pause, Send, Steps, parsed
-from producer.documents import Source, with_names
+from producer.documents import Source, no_address, with_names
 from producer.errors import NotFinished, OcrpoolError, Unavailable
 from producer.formats import Format
 from producer.idempotency import named, part_of
@@ -86,6 +86,7 @@ class Calls:
                 chosen = over or name
                 if isinstance(chosen, OcrpoolError):
                     raise chosen
+                no_address(source)
                 found.append((yield from self.submit(source, options, chosen, part_of(key, number))))
             except OcrpoolError as error:
                 found.append(error)

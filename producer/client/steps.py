@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from producer.client.sources import Named
 from producer.errors import (
+    BY_CODE,
     AdmissionError,
     Internal,
     InvalidRequest,
@@ -136,7 +137,8 @@ class Patience:
 
 def refused(answer: httpx.Response) -> OcrpoolError:
     """The error that an answer tells: the gateway's own, or that of what stands before it."""
-    error = _problem(answer) or _stranger(answer)
+    stranger = f"{answer.url} answered {answer.status_code}, and not as a gateway does."
+    error = _problem(answer) or _by_status(answer, stranger)
     if pause_s := retry_after_s(answer.headers.get("retry-after", ""), datetime.now(UTC)):
         error.retry_after_s = math.ceil(min(pause_s, LONGEST_RETRY_AFTER_S))
     return error
@@ -145,13 +147,14 @@ def refused(answer: httpx.Response) -> OcrpoolError:
 def _problem(answer: httpx.Response) -> OcrpoolError | None:
     try:
         problem = answer.json()
-        return from_code(str(problem["code"]), str(problem["detail"]))
+        code, detail = str(problem["code"]), str(problem["detail"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    # Of a newer gateway's code, the status tells whether it is of any use to ask again.
+    return from_code(code, detail) if code in BY_CODE or answer.is_server_error else _by_status(answer, detail)
 
 
-def _stranger(answer: httpx.Response) -> OcrpoolError:
-    said = f"{answer.url} answered {answer.status_code}, and not as a gateway does."
+def _by_status(answer: httpx.Response, said: str) -> OcrpoolError:
     match answer.status_code:
         case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN | HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             return Unauthorized(said)

@@ -279,6 +279,15 @@ def test_what_is_no_document_is_refused_at_its_place(producer: Any) -> None:
         producer.submit(None)
 
 
+def test_an_address_is_not_one_of_many(producer: Any) -> None:
+    for key in (None, "key-1"):
+        found = producer.submit_all(["https://example.com/a.pdf", "HTTP://example.com/", PNG], idempotency_key=key)
+        for one in found[:2]:
+            assert type(one) is InvalidRequest
+            assert str(one) == "A document at an address is handed in by itself, with submit."
+        assert not isinstance(found[2], InvalidRequest)
+
+
 def test_files_that_cannot_be_read_are_refused(producer: Any, ledger: Ledger, tmp_path: Path) -> None:
     (path := tmp_path / "a.pdf").write_bytes(PDF)
     (closed := path.open("rb")).close()

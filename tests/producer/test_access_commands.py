@@ -50,6 +50,13 @@ def test_keys_are_made_listed_and_revoked(idle_pool: Producer) -> None:
         ocrpool("keys", "revoke", found.id)
 
 
+def test_a_key_has_a_name(idle_pool: Producer) -> None:
+    for name in ("", " "):
+        with pytest.raises(InvalidRequest, match="name"):
+            ocrpool("keys", "create", name)
+    assert ApiKeys(idle_pool.ledger).all() == []
+
+
 def test_limits_are_set_one_by_one_and_set_back(idle_pool: Producer) -> None:
     def limits() -> dict[str, float]:
         shown = json.loads(ocrpool("tenants", "show", "acme", "--format", "json"))

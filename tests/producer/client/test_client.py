@@ -100,6 +100,8 @@ def test_patience_ends_and_tells_when_to_try_again() -> None:
     [
         (reply(401, b'{"code": "unauthorized", "detail": "No."}'), Unauthorized),
         (reply(413, b"<html>nginx</html>"), TooLarge),
+        (reply(409, b'{"code": "of_a_later_version", "detail": "No."}', PROBLEM), InvalidRequest),
+        (reply(403, b'{"code": "of_a_later_version", "detail": "No."}', PROBLEM), Unauthorized),
         (reply(302, b"", "Location: http://127.0.0.1:1/"), OcrpoolError),
         (reply(200, b"<html>log in</html>"), OcrpoolError),
     ],
@@ -257,6 +259,12 @@ def test_files_are_sent_as_long_as_they_were() -> None:
         with pytest.raises(InvalidRequest, match="shorter"):
             client.submit(Written(PNG[:10]))
         assert [type(one) for one in client.submit_all([Written(b"")])] == [InvalidRequest]
+
+
+def test_a_document_at_an_address_is_the_gateways_to_fetch() -> None:
+    with Site(ACCEPTED) as site, Client(f"http://127.0.0.1:{site.port}") as client:
+        client.submit("HTTPS://files.example.com/a.pdf")
+    assert json.loads(site.asked[0].body)["url"] == "HTTPS://files.example.com/a.pdf"
 
 
 def test_a_key_opens_its_tenants_jobs_alone(settings: Settings, ledger: Ledger) -> None:
