@@ -311,7 +311,7 @@ def test_the_clients_have_the_producers_calls() -> None:
         }
 
     ours, jobs = calls(Producer), calls(JobHandle)
-    for name in ("of_tenant", "follow", "workers"):
+    for name in ("of_tenant", "origin", "follow", "workers"):
         del ours[name]
     for name in ("submit", "submit_all"):
         ours[name].remove("batch")  # which the gateway names
