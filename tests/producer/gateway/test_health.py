@@ -75,7 +75,8 @@ def test_the_api_describes_itself(http: httpx.Client) -> None:
     assert http.get("/docs").status_code == 200
     schema = http.get("/openapi.json").json()
     assert set(schema["paths"]) == {
-        "/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/result", "/v1/jobs/{job_id}/retry",
+        "/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/result", "/v1/jobs/{job_id}/result/link",
+        "/v1/jobs/{job_id}/retry",
         "/v1/jobs/{job_id}/pages", "/v1/jobs/{job_id}/pages/{page}/overlay.png", "/v1/jobs/{job_id}/events",
         "/v1/jobs/{job_id}/timeline", "/v1/batches", "/v1/batches/{batch_id}", "/ocr", "/healthz", "/readyz",
         "/metrics", "/metrics/workers",

@@ -184,7 +184,7 @@ def test_what_has_no_result_has_no_address(http: httpx.Client, ledger: Ledger, s
 def test_only_the_tenant_may_ask(settings: Settings, ledger: Ledger) -> None:
     keys = ApiKeys(ledger)
     with Served(settings.model_copy(update={"api_keys": "on"})) as served:
-        acme, other = ({"Authorization": f"Bearer {keys.create('', name)[1]}"} for name in ("acme", "other"))
+        acme, other = ({"Authorization": f"Bearer {keys.create(name, name)[1]}"} for name in ("acme", "other"))
         served.http.headers.update(acme)
         job_id = submit(served.http)
         finish(ledger, job_id, read(1, [[LINE]]))

@@ -173,7 +173,7 @@ def test_a_tenant_leaves_places_to_others(settings: Settings, ledger: Ledger, sl
     keys = ApiKeys(ledger)
     with Served(settings.model_copy(update={"api_keys": "on"})) as served, ThreadPoolExecutor(PLACES) as clients:
         served.gateway.producer.fetches.patience_s = 1
-        greedy, other = ({"Authorization": f"Bearer {keys.create('', name)[1]}"} for name in ("greedy", "other"))
+        greedy, other = ({"Authorization": f"Bearer {keys.create(name, name)[1]}"} for name in ("greedy", "other"))
 
         def ask(url: str, headers: dict[str, str]) -> httpx.Response:
             return served.http.post("/v1/jobs", json={"url": url}, headers=headers)
