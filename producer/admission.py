@@ -70,8 +70,14 @@ class Admission:
     key: IdempotencyKey | None = None
     document: str = ""
     known: Known | None = None
-    #: Makes the broker's message for a unit, which is published with the job; without it, whoever asked publishes.
+    #: Makes the broker's message for a unit. Without it, whoever asked publishes.
     message: Callable[[Unit], str] | None = None
+
+    @property
+    def publishes(self) -> bool:
+        """Whether the messages are published with the job, unless it follows another. One that has to be on the disk
+        before it is read is published by whoever asked."""
+        return self.message is not None and not self.settings.durable
 
     @cached_property
     def spans(self) -> list[Span] | None:
@@ -118,7 +124,7 @@ class Admission:
         if job.retry_of:
             request["retry_of"] = job.retry_of
         if self.message is not None:
-            request["messages"] = [self.message(unit) for unit in self.units]
+            request |= {"messages": [self.message(unit) for unit in self.units], "publishes": self.publishes}
         return json.dumps(request)
 
     @staticmethod
@@ -155,7 +161,7 @@ class Admission:
             case [b"final" | b"follows", flat]:
                 return Accepted(status_of(job.id, fields_of(flat)), [])
             case [b"accepted", flat]:
-                return Accepted(status_of(job.id, fields_of(flat)), [] if self.message else self.units)
+                return Accepted(status_of(job.id, fields_of(flat)), [] if self.publishes else self.units)
             case [b"batch full"]:
                 raise InvalidRequest(f"batch: {job.batch} has {BATCH_JOBS} documents, the most of one batch.")
             case [b"gone"]:

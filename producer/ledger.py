@@ -254,8 +254,8 @@ class Ledger:
         known: Known | None = None,
         message: Callable[[Unit], str] | None = None,
     ) -> Accepted:
-        """Record the job and, with a `message` maker for its units, publish them. A key is known for as long as its
-        job is.
+        """Record the job and, with a `message` maker for its units, publish them, unless it has to be on the disk
+        before. A key is known for as long as its job is.
 
         With the digest of its `document` (`producer.caching`) its pages may be given to later jobs. It follows one that
         is being read, unless its options say otherwise, and is final at once with the pages of a `known` one.

@@ -90,9 +90,8 @@ class Publisher:
 
     def __init__(self, settings: Settings) -> None:
         self._messages = Messages(settings)
-        #: What makes the messages that are published with a job, in one step. None where a job has to be on the disk
-        #: before it is read: its units are published afterwards.
-        self.message = None if settings.durable else self._messages.of
+        #: Makes the message for a unit.
+        self.message = self._messages.of
         self._prefix = queue_prefix(settings)
         # Kombu makes a client anew for every message.
         self._redis = redis_url.open_client(settings.redis_url, **_TIMEOUTS)

@@ -6,7 +6,7 @@
 --       wait for another job with this document), known_s and known_bytes (how long, and up to which size, its own
 --       pages are given to others), result_ttl_s; and where there is one: batch, the group of the tenant's that it
 --       belongs to, and batch_most, the jobs that a group may have; retry_of, the final job whose document it reads
---       again; messages, the broker's for the units, which are published with the job.
+--       again; messages, the broker's for the units, and publishes, whether they are published with the job.
 -- Returns, with `status_of` the job, {'accepted', ...}, {'final', ...} with the pages of `source` or {'follows', ...};
 -- {'lapsed'} where `source` has them no more, {'exists'}, {'same', id} where the key, or a retry before this one, has
 -- brought a job, {'mismatch'} where the key has brought one for another request, {'batch full'}, {'gone'} or
@@ -122,10 +122,11 @@ if document ~= '' and source == '' then
   if follows and not leader then redis.call('HINCRBY', TOTALS, 'documents_missed', 1) end
 end
 if leader then
-  follow(leader, id, asked.units, lane)
+  follow(leader, id, asked.units, messages, lane)
 else
   for _, unit in ipairs(asked.units) do add_unit(id, unit, lane, 0, now) end
-  for _, message in ipairs(source == '' and messages or {}) do redis.call('LPUSH', ns .. '.' .. lane, message) end
+  local publishes = asked.publishes and source == ''
+  for _, message in ipairs(publishes and messages or {}) do redis.call('LPUSH', queue_key(lane), message) end
 end
 redis.call('EXPIRE', job_key(id), ttl)
 redis.call('EXPIRE', spans_key(id), ttl)

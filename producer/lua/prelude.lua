@@ -29,6 +29,8 @@ local LANES = { 'interactive', 'bulk', 'quarantine' }
 -- pages that it had when its turn comes: it stays until its turn comes and nothing of it waits.
 local function waiting_key(lane, tenant) return ns .. ':waiting:' .. lane .. (tenant == '' and '' or ':' .. tenant) end
 local function turns_key(lane) return ns .. ':turns:' .. lane end
+-- The broker's.
+local function queue_key(lane) return ns .. '.' .. lane end
 local function tenant_of(id) return redis.call('HGET', job_key(id), 'tenant') or '' end
 local STATES = { 'queued', 'running', 'succeeded', 'partial', 'failed', 'cancelled', 'expired' }
 -- The jobs of all tenants, as "<job id> <tenant>", and those of each.
@@ -362,8 +364,9 @@ local function leader_of(document, lane)
   if not state or FINAL[state] or redis.call('SCARD', followers_key(id)) >= MOST_FOLLOWERS then return nil end
   return id
 end
-local function follow(leader, id, units, lane)
-  redis.call('HSET', job_key(id), 'units', table.concat(units, ' '), 'lane', lane)
+-- The broker's messages for its units stay with a follower, for the case that it is to be read by itself.
+local function follow(leader, id, units, messages, lane)
+  redis.call('HSET', job_key(id), 'units', table.concat(units, ' '), 'lane', lane, 'messages', cjson.encode(messages))
   redis.call('SADD', followers_key(leader), id)
   redis.call('EXPIRE', followers_key(leader), math.max(1, redis.call('TTL', job_key(leader))))
 end
@@ -417,10 +420,15 @@ local function adopt(id, source, how, ttl_s, now)
   finalise(id, 'succeeded', '', ttl_s, now)
 end
 
--- A follower is read by itself. The next sweep publishes its units: they look as if they had waited long.
+-- A follower is read by itself, and waits where it would have if it had followed nobody. A unit that waits without a
+-- message would be read with that of another one's, which was left to the sweep: so they are published here. The next
+-- sweep publishes those of a job that has no messages: they look as if they had waited long.
 local function part(id)
-  local v = redis.call('HMGET', job_key(id), 'units', 'lane')
-  for unit in string.gmatch(v[1], '%S+') do add_unit(id, unit, v[2], 0, 0) end
+  local v = redis.call('HMGET', job_key(id), 'units', 'lane', 'created', 'messages')
+  local messages = cjson.decode(v[4] or '[]')
+  for unit in string.gmatch(v[1], '%S+') do add_unit(id, unit, v[2], 0, messages[1] and v[3] or 0) end
+  for _, message in ipairs(messages) do redis.call('LPUSH', queue_key(v[2]), message) end
+  redis.call('HDEL', job_key(id), 'messages')
   redis.call('EXPIRE', spans_key(id), math.max(1, redis.call('TTL', job_key(id))))
   redis.call('HINCRBY', TOTALS, 'documents_parted', 1)
 end
@@ -451,6 +459,7 @@ function finalise(id, state, error_json, ttl_s, now)
   if not old or FINAL[old] then return false end
   set_state(id, state)
   redis.call('HSET', key, 'finished', now)
+  redis.call('HDEL', key, 'messages')
   if error_json ~= '' then redis.call('HSET', key, 'error', error_json) end
   local fields = redis.call('HKEYS', spans_key(id))
   for _, field in ipairs(fields) do

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from producer.blobs import MemoryStore
 from producer.caching import document_digest
 from producer.documents import content_digest
 from producer.errors import InvalidRequest, QueueFull
-from producer.job import JobState, Lane, PageFailure, PageResult, ReadOptions
-from producer.ledger import Ledger
+from producer.job import PREPARE, JobState, Lane, PageFailure, PageResult, ReadOptions, Span
+from producer.ledger import Claim, Ledger
 from producer.producer import JobHandle, Producer
 from producer.settings import Settings
+from tests.conftest import assert_every_key_is_owned
 from tests.producer.gateway.serving import BROKEN, PDF, PNG, count_pages, page_read
+from tests.producer.test_ledger import make_job
 
 ONE, OTHER = "1a", "2b"
 
@@ -265,21 +275,140 @@ def read_by_nobody_knows_whom(ledger: Ledger, job: JobHandle) -> None:
     read(ledger, job, reader="")
 
 
-@pytest.mark.parametrize("end", [cancel, fail, read_by_nobody_knows_whom])
-def test_followers_are_read_by_themselves_where_the_first_has_nothing_for_them(
-    producer: Producer, end: Callable[[Ledger, JobHandle], None]
-) -> None:
-    leader, *followers = [producer.submit(PNG) for _ in range(3)]
-    end(producer.ledger, leader)
+def expire(ledger: Ledger, job: JobHandle) -> None:
+    ledger.redis.zadd(f"{ledger.namespace}:active", {job.id: 1})
+    assert ledger.sweep(f"{ledger.namespace}.").publish == ()
 
-    # The next sweep publishes them, although it waits longer where a message may still come
-    assert {unit[:2] for unit in producer.ledger.sweep("q.").publish} == {(job.id, "1+1") for job in followers}
-    for job in followers:
-        assert job.status().state is JobState.QUEUED
-        read(producer.ledger, job)
-        assert job.status().state is JobState.SUCCEEDED
-        assert not job.status().cached
-    assert producer.ledger.backlog()["unfinished"] == 0
+
+def given(ledger: Ledger, lane: Lane = Lane.INTERACTIVE) -> Claim | None:
+    """What a worker is given for the next message; nothing for one whose units have ended."""
+    (_, message) = ledger.redis.brpop(f"{ledger.namespace}.{lane}", 1)  # type: ignore[misc]
+    asked = json.loads(base64.b64decode(json.loads(message)["body"]))[1]["message"]
+    span = asked.get("span")
+    unit = PREPARE if span is None else str(Span.model_validate(span))
+    claim = ledger.claim(asked["job_id"], unit, "gpu0", turn=lane)
+    return claim if isinstance(claim, Claim) else None
+
+
+@pytest.fixture(params=[False, True], ids=["", "durable"])
+def any_producer(producer: Producer, settings: Settings, request: pytest.FixtureRequest) -> Iterator[Producer]:
+    """One whose jobs are published with them, and one whose jobs are published once they are on the disk."""
+    if not request.param:
+        yield producer
+        return
+    durable = settings.model_copy(update={"durable": True})
+    with Producer(durable, ledger=Ledger(durable, producer.ledger.redis), blobs=MemoryStore()) as other:
+        yield other
+
+
+@pytest.mark.parametrize("end", [cancel, fail, read_by_nobody_knows_whom, expire])
+def test_followers_are_read_by_themselves_where_the_first_has_nothing_for_them(
+    any_producer: Producer, end: Callable[[Ledger, JobHandle], None]
+) -> None:
+    ledger = any_producer.ledger
+    leader, *followers = [any_producer.submit(PNG) for _ in range(3)]
+    others = [any_producer.submit(PNG + number) for number in (b"1", b"2")]
+    ledger.redis.rpop(f"{ledger.namespace}.interactive")  # A worker has the leader's message.
+    end(ledger, leader)
+
+    # Then each has a message at once, without which one would be read with that of another, and that one would wait
+    assert ledger.backlog()["queue_interactive"] == ledger.backlog()["waiting_interactive"] == 4
+    claims = [given(ledger) for _ in range(4)]
+    assert {claim.job.id for claim in claims if claim} == {job.id for job in followers + others}
+    for claim in claims:
+        ledger.finish_page(claim, page_read(1), reader=ONE)  # type: ignore[arg-type]
+    assert {job.status().state for job in followers + others} == {JobState.SUCCEEDED}
+    assert not any(job.status().cached for job in followers)
+    assert ledger.backlog()["unfinished"] == 0
+
+
+def test_a_follower_that_is_read_by_itself_waits_where_it_came_in(producer: Producer) -> None:
+    first = producer.submit(PNG + b"1")
+    time.sleep(0.002)  # The server's clock counts milliseconds
+    leader, follower = producer.submit(PNG), producer.submit(PNG)
+    time.sleep(0.002)
+    last = producer.submit(PNG + b"2")
+    leader.cancel()
+    assert [job.status().queue_position for job in (first, follower, last)] == [0, 1, 2]
+
+
+def test_a_follower_without_messages_is_left_to_the_next_sweep(producer: Producer) -> None:
+    ledger, digest = producer.ledger, document_digest(content_digest(PNG), ReadOptions(), "")
+    leader, follower = make_job(), make_job()
+    for job in (leader, follower):
+        ledger.accept(job, 1, document=digest)
+    ledger.cancel(leader.id)
+    assert ledger.sweep(f"{ledger.namespace}.").publish == ((follower.id, "1+1", "interactive"),)
+
+
+class Duplicates(RuleBasedStateMachine):
+    """A few documents of two tenants, over and over, in any order of what may become of them."""
+
+    producer: Producer
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: list[JobHandle] = []
+        self.claims: list[Claim] = []
+        self.producer.ledger.announce("gpu0", {}, ONE)
+
+    @rule(tenant=st.sampled_from(["", "acme"]), document=st.sampled_from([PNG, PNG + b"2", PDF]), cache=st.booleans())
+    def submit(self, tenant: str, document: bytes, cache: bool) -> None:
+        self.jobs.append(self.producer.of_tenant(tenant).submit(document, ReadOptions(cache=cache)))
+
+    @rule()
+    def take(self) -> None:
+        if self.producer.ledger.backlog()["queue_interactive"] and (claim := given(self.producer.ledger)):
+            self.claims.append(claim)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), fails=st.booleans())
+    def work(self, data: st.DataObject, fails: bool) -> None:
+        claim = self.claims.pop(data.draw(st.integers(0, len(self.claims) - 1)))
+        ledger = self.producer.ledger
+        if claim.unit == PREPARE and fails:
+            ledger.fail(claim, BROKEN)
+        elif claim.unit == PREPARE:
+            self.producer._publisher.publish(ledger.plan(claim, [Span(first=1, count=2)]))
+        for page in claim.pages:
+            ledger.finish_page(claim, PageFailure(page=page, error=BROKEN) if fails else page_read(page), reader=ONE)
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.producer.cancel(data.draw(st.sampled_from(self.jobs)).id)
+
+    @invariant()
+    def what_waits_has_a_message(self) -> None:
+        backlog = self.producer.ledger.backlog()
+        assert backlog["waiting_interactive"] <= backlog["queue_interactive"]
+
+    def teardown(self) -> None:
+        """Whatever has a message is read, without a sweep."""
+        for _ in range(10 * (1 + len(self.jobs))):
+            self.take()
+            while self.claims:
+                claim = self.claims[0]
+                self.work(SimpleNamespace(draw=lambda _: 0), fails=False)
+                assert claim not in self.claims
+        assert all(job.status().final for job in self.jobs)
+        assert_every_key_is_owned(self.producer.ledger.redis, self.producer.ledger.namespace)
+        self.producer.close()
+
+
+def test_no_duplicate_is_read_with_a_message_of_another(settings: Settings) -> None:
+    class Machine(Duplicates):
+        def __init__(self) -> None:
+            own = settings.model_copy(update={"namespace": f"t{uuid.uuid4().hex[:12]}"})
+            self.producer = Producer(own, blobs=MemoryStore())
+            super().__init__()
+
+    run_state_machine_as_test(
+        Machine,
+        settings=hypothesis_settings(
+            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
 
 
 def test_a_follower_whose_deadline_passes_expires(producer: Producer) -> None:

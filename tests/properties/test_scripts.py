@@ -61,7 +61,7 @@ def admission(**changed: object) -> str:
     form |= {"lane": "interactive", "pages_total": 1, "key": "", "fingerprint": "", "webhook": "", "units": ["1+1"]}
     form |= {"document": "d", "source": "", "follows": True, "known_s": 9, "known_bytes": 9, "result_ttl_s": 9}
     form |= {"tenant": "", "size_bytes": 9, "limits": {name: 0 for name in COUNTED}}
-    form |= {"batch": "", "batch_most": 9, "retry_of": "", "messages": ["m"]}
+    form |= {"batch": "", "batch_most": 9, "retry_of": "", "messages": ["m"], "publishes": True}
     return json.dumps(form | changed)
 
 
