@@ -11,7 +11,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 PAGES = Counter("ocrpool_worker_pages", "Pages whose outcome this worker wrote.", ["outcome"])
 CACHE_PAGES = Counter(
     "ocrpool_worker_cache_pages",
-    "Pages that were looked up by their pixels: hit, joined another page with the same ones, or missed.",
+    "Pages that were looked up by their pixels: hit, joined another page with the same ones, or missed and read.",
     ["outcome"],
 )
 CACHE_BYTES = Counter("ocrpool_worker_cache_bytes", "Pixels of pages that were not read, as others had the same.")

@@ -1,6 +1,6 @@
 """Pages whose pixels were read a while ago, or are being read in this process: nobody reads them a second time.
 
-flight    the same page is being read here: wait for its result, or read it after all if that fails
+flight    the same page is being read here: wait for its result; if it has none, one of those that wait is the next
 ledger    it was read for an earlier job, by a worker that reads as this one does
 passage   neither: read it; `Ledger.finish_page` notes it under its pixels once its outcome is recorded
 """
@@ -12,7 +12,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -62,6 +61,55 @@ class Read:
     pixels: str = ""
 
 
+class _Flight:
+    """Pages with the same pixels, each in a thread of its own. One of them, the leader, is read; if that has no result,
+    another one leads."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self.aboard = 0
+        self._changed = threading.Condition(lock)
+        self._leader: int | None = None
+        self._result: PageResult | None = None
+
+    @property
+    def has_landed(self) -> bool:
+        return self._result is not None
+
+    def take_lead(self) -> bool:
+        """Whether the caller's page is the one to be read."""
+        with self._changed:
+            return self._took_lead()
+
+    def _took_lead(self) -> bool:
+        is_free = self._leader is None and self._result is None
+        if is_free:
+            self._leader = threading.get_ident()
+        return is_free
+
+    def give_up_lead(self) -> None:
+        """If it is the caller's, who holds the lock."""
+        if self._leader == threading.get_ident():
+            self._leader = None
+            self._changed.notify_all()
+
+    def land(self, result: PageResult) -> None:
+        with self._changed:
+            self._result = result
+            self._changed.notify_all()
+
+    def landed(self, deadline: float, cancelled: Callable[[], bool]) -> PageResult | None:
+        """The leader's result, once it has one; None where the caller's page leads now."""
+        with self._changed:
+            while self._result is None and not self._took_lead():
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise DeadlineExceeded
+                if cancelled():
+                    raise Cancelled
+                self._changed.wait(min(left_s, LOOK_S))
+            return self._result
+
+
 class PageCache:
     """The cache of one worker. Safe to share between threads."""
 
@@ -70,7 +118,7 @@ class PageCache:
         self._settings = settings
         self._reader = reader
         self._room = Room(ledger.redis, min(100, settings.redis_reserve_percent + ROOM_PERCENT))
-        self._flights: dict[tuple[str, str], Future[PageResult]] = {}
+        self._flights: dict[tuple[str, str], _Flight] = {}
         self._lock = threading.Lock()
 
     @property
@@ -110,38 +158,36 @@ class PageCache:
             metrics.CACHE_BYTES.inc(pixels.nbytes)
             return Read(_again(found, page, raster, rasterise_ms + 1000 * (time.perf_counter() - started)))
 
-        with self._flight((digest, job.options.lane.value)) as (flight, is_mine):
-            if not is_mine:
+        with self._flight((digest, job.options.lane.value)) as flight:
+            if not flight.take_lead():
                 passage.step_aside()
-                found = _landed(flight, deadline, cancelled)
+                found = flight.landed(deadline, cancelled)
                 if found is not None:
                     return same(found, "joined")
-                return self._noted(digest, passage.read(page, raster, rasterise_ms + hashed_ms))
             found = self._known(digest)
             if found is not None:
-                flight.set_result(found)
+                flight.land(found)
                 return same(found, "hit")
-            metrics.CACHE_PAGES.labels("missed").inc()
             result = passage.read(page, raster, rasterise_ms + hashed_ms)
-            flight.set_result(result)
+            flight.land(result)
+            metrics.CACHE_PAGES.labels("missed").inc()
             return self._noted(digest, result)
 
     @contextmanager
-    def _flight(self, key: tuple[str, str]) -> Iterator[tuple[Future[PageResult], bool]]:
-        """The one page that is being read of those with this key, and whether it is the caller's. Jobs of another lane
-        do not wait for it: it may be a slow one."""
+    def _flight(self, key: tuple[str, str]) -> Iterator[_Flight]:
+        """The pages with this key that are on their way, the caller's among them. Jobs of another lane do not wait for
+        them: they may be slow ones."""
         with self._lock:
-            flight = self._flights.get(key)
-            is_mine = flight is None
-            if flight is None:
-                flight = self._flights[key] = Future()
+            flight = self._flights.setdefault(key, _Flight(self._lock))
+            flight.aboard += 1
         try:
-            yield flight, is_mine
+            yield flight
         finally:
-            if is_mine:
-                with self._lock:
+            with self._lock:
+                flight.aboard -= 1
+                flight.give_up_lead()
+                if self._flights.get(key) is flight and (flight.has_landed or not flight.aboard):
                     del self._flights[key]
-                flight.cancel()  # unless it has a result
 
     def _known(self, digest: str) -> PageResult | None:
         try:
@@ -162,21 +208,6 @@ class PageCache:
         except Unavailable:
             return False
         return True
-
-
-def _landed(flight: Future[PageResult], deadline: float, cancelled: Callable[[], bool]) -> PageResult | None:
-    """The result of another page's flight; None if it has none."""
-    while not flight.done():
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            raise DeadlineExceeded
-        if cancelled():
-            raise Cancelled
-        wait([flight], timeout=min(left_s, LOOK_S))
-    try:
-        return flight.result()
-    except CancelledError:
-        return None
 
 
 def _again(found: PageResult, page: int, raster: Raster, took_ms: float) -> PageResult:

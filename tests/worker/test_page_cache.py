@@ -1,24 +1,25 @@
-"""Pages with the same pixels are read once; whoever waits for another's result reads by itself if there is none."""
+"""Pages with the same pixels are read once; where that has no result, one of those that wait for it is the next."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from producer.caching import page_digest
-from producer.errors import DeadlineExceeded, Internal, JobEnded, Unavailable
+from producer.errors import Cancelled, DeadlineExceeded, Internal, JobEnded, OcrpoolError, Unavailable
 from producer.job import Job, JobState, Lane, PageResult, ReadOptions
 from producer.ledger import Ledger
 from producer.settings import Settings
 from producer.timeline import BatchShare
-from tests.producer.gateway.serving import page_read
+from tests.producer.gateway.serving import page_read, wait_until
 from tests.producer.test_ledger import claimed, make_job
 from worker.page_cache import PageCache, Read, manner
 
@@ -184,6 +185,43 @@ def test_the_second_reads_by_itself_where_the_first_fails(leader_and_follower: A
     assert not follower.result().result.cached
     assert leader_and_follower.following.reads == 1
     assert type(leader_and_follower.leader.exception()) is type(error)
+
+
+@pytest.mark.parametrize("error", [Cancelled(), Internal()], ids=lambda e: type(e).__name__)
+def test_of_those_that_wait_one_at_a_time_reads_until_one_has_a_result(
+    ledger: Ledger, settings: Settings, error: OcrpoolError
+) -> None:
+    # Given a page in eight jobs, three of which end before it is read
+    cache, verdicts = PageCache(ledger, settings, READER), [error, error, error]
+    begun, go = threading.Semaphore(0), threading.Semaphore(0)
+
+    def meanwhile() -> None:
+        begun.release()
+        assert go.acquire(timeout=30)
+        if verdicts:
+            raise verdicts.pop()
+
+    def counted() -> list[float]:
+        named = [("ocrpool_worker_cache_pages_total", {"outcome": name}) for name in ("hit", "joined", "missed")]
+        return [REGISTRY.get_sample_value(name, labels) or 0 for name, labels in named]
+
+    before, passages = counted(), [Passage(meanwhile) for _ in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        reads = [threads.submit(read, cache, Raster(), passage) for passage in passages]
+        wait_until(lambda: sum(passage.aside.is_set() for passage in passages) == 7)
+        for nth in range(1, 5):
+            # When one after the other fails, the next begins, and nobody else
+            assert begun.acquire(timeout=30)
+            assert sum(passage.reads for passage in passages) == nth
+            go.release()
+        wait(reads, timeout=30)
+
+    # Then the others have what the fourth has read
+    results = [future.result().result.cached for future in reads if not future.exception()]
+    assert sorted(results) == [False, True, True, True, True]
+    assert sum(passage.reads for passage in passages) == 4
+    assert [now - then for now, then in zip(counted(), before, strict=True)] == [0, 4, 1]
+    assert cache._flights == {}
 
 
 def test_the_second_waits_no_longer_than_its_job(leader_and_follower: Any) -> None:
