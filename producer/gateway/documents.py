@@ -120,7 +120,11 @@ class FreshUpload:
     @contextmanager
     def opened(self) -> Iterator[Document]:
         with self.upload.opened() as document:
-            yield replace(document, options=document.options.model_copy(update={"cache": False}))
+            yield replace(document, options=_fresh(document.options))
+
+
+def _fresh(options: ReadOptions) -> ReadOptions:
+    return options.model_copy(update={"cache": False})
 
 
 def _asks_for_fresh(request: Request) -> bool:
@@ -298,7 +302,8 @@ class ManyFiles:
 
 @asynccontextmanager
 async def received_many(request: Request, settings: Settings) -> AsyncIterator[ManyFiles]:
-    """The files of a multipart form, once all of them have come; valid inside the context.
+    """The files of a multipart form, once all of them have come; valid inside the context. `Cache-Control: no-cache` is
+    for all of them.
 
     Raises:
         as `received`; what is wrong with one of the files alone is not looked at here.
@@ -311,7 +316,8 @@ async def received_many(request: Request, settings: Settings) -> AsyncIterator[M
     async with AsyncExitStack() as held:
         with _room():
             form = await held.enter_async_context(_form(bounded, most))
-        yield _many_from_form(form, too_large, max_bytes)
+        many = _many_from_form(form, too_large, max_bytes)
+        yield replace(many, options=_fresh(many.options)) if _asks_for_fresh(request) else many
 
 
 def _many_from_form(form: FormData, too_large: TooLarge, max_bytes: int) -> ManyFiles:

@@ -119,6 +119,23 @@ def test_two_batches_under_one_key_at_once_are_one_too_many(http: httpx.Client, 
         assert_problem(http.post("/v1/batches", files=files(PNG), headers=key), 409, "request_in_progress")
 
 
+@pytest.mark.parametrize(
+    ("headers", "data", "cache"),
+    [
+        ({}, {}, True),
+        ({"Cache-Control": "max-age=0, no-cache"}, {}, False),
+        ({"Cache-Control": "no-store"}, {"cache": "true"}, False),
+        ({}, {"cache": "false"}, False),
+    ],
+)
+def test_a_batch_is_read_anew_if_that_is_asked_for(
+    http: httpx.Client, ledger: Ledger, headers: dict[str, str], data: dict[str, str], cache: bool
+) -> None:
+    batch = http.post("/v1/batches", files=files(PNG, PDF), headers=headers, data=data).json()
+    jobs = [ledger.job(document["job"]["id"]) for document in batch["documents"]]
+    assert [job.options.cache for job in jobs] == [cache, cache]
+
+
 def test_a_batch_that_nobody_knows(http: httpx.Client) -> None:
     for name in ("batch_17", "no%20name", "a" * 65):
         assert_problem(http.get(f"/v1/batches/{name}"), 404, "not_found")
