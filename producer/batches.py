@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, cast
 
-from producer.admission import Accepted, AcceptedBefore, Admission
+from producer.admission import Accepted, AcceptedBefore, Admission, Known, Lapsed
 from producer.blobs import BlobStore
 from producer.errors import NotFound, OcrpoolError
 from producer.idempotency import IdempotencyKey
@@ -25,6 +26,13 @@ class Asked:
     job: Job
     source: bytes | IO[bytes]
     key: IdempotencyKey | None = None
+    #: Its digest (`producer.caching`), by which it may share pages with others.
+    document: str = ""
+
+    @property
+    def sought(self) -> str:
+        """The digest, unless it is to be read anew."""
+        return self.document if self.job.options.cache else ""
 
 
 class Storing:
@@ -51,36 +59,59 @@ class Storing:
             return [one if isinstance(one, OcrpoolError) else away for one in self._asked]
 
     def _accept(self) -> list[JobStatus | AcceptedBefore | OcrpoolError]:
+        asked = [one for one in self._asked if isinstance(one, Asked)]
         # Whatever ends this process before the jobs are accepted, the sweeper finds the blobs.
-        self._ledger.expect_blobs([one.job.blob for one in self._asked if isinstance(one, Asked)])
-        stored = [self._stored(one) for one in self._asked]
-        asked = [one for one in stored if isinstance(one, Asked)]
-        verdicts = self._ledger.accept_all([self._admission(one) for one in asked])
+        found = self._ledger.recall_all([(one.sought, one.job.blob) for one in asked])
+        known = {one.job.id: known for one, known in zip(asked, found, strict=True) if known}
+        answers, lapsed = self._accept_some(asked, known)
+        if lapsed:  # They are read after all, and stand behind the others in their batch.
+            self._ledger.expect_blobs([one.job.blob for one in lapsed])
+            answers |= self._accept_some(lapsed, {})[0]
+        return [answers[one.job.id] if isinstance(one, Asked) else one for one in self._asked]
+
+    def _accept_some(
+        self, asked: Sequence[Asked], known: Mapping[str, Known]
+    ) -> tuple[dict[str, JobStatus | AcceptedBefore | OcrpoolError], list[Asked]]:
+        """The answer to each by its job's id, but for those that are `known` no longer: they are told beside."""
+        answers: dict[str, JobStatus | AcceptedBefore | OcrpoolError] = {}
+        lapsed, unwanted, stored = list[Asked](), list[str](), list[Asked]()
+        for one in asked:
+            refusal = None if one.job.id in known else self._refused(one)
+            if refusal:
+                answers[one.job.id] = refusal
+            else:
+                stored.append(one)
+        verdicts = self._ledger.accept_all([self._admission(one, known.get(one.job.id)) for one in stored])
         self._publisher.publish(
             [unit for verdict in verdicts if isinstance(verdict, Accepted) for unit in verdict.units]
         )
-        answers: dict[str, JobStatus | AcceptedBefore | OcrpoolError] = {}
-        for one, verdict in zip(asked, verdicts, strict=True):
-            if not isinstance(verdict, Accepted):
-                answers[one.job.id] = verdict
-                self._blobs.delete(one.job.blob)
-            else:  # There already, where an answer was lost on its way and this was asked again.
+        for one, verdict in zip(stored, verdicts, strict=True):
+            if isinstance(verdict, Lapsed):
+                lapsed.append(one)
+            elif isinstance(verdict, Accepted):
+                # There already, where an answer was lost on its way and this was asked again.
                 answers[one.job.id] = verdict.status or self._ledger.status(one.job.id)
-        self._ledger.forget_blobs([job_id for job_id, one in answers.items() if not isinstance(one, JobStatus)])
-        return [answers[one.job.id] if isinstance(one, Asked) else one for one in stored]
+            else:
+                answers[one.job.id] = verdict
+                if one.job.id not in known:
+                    self._blobs.delete(one.job.blob)
+                    unwanted.append(one.job.blob)
+        self._ledger.forget_blobs(unwanted)
+        return answers, lapsed
 
-    def _admission(self, one: Asked) -> Admission:
-        pages, message = one.job.media_type.pages, self._publisher.message
-        return Admission(one.job, pages, self._ledger.settings, one.key, message=message)
+    def _admission(self, one: Asked, known: Known | None) -> Admission:
+        """A known job's document is this one's, too: it stays as long as either."""
+        job = one.job.model_copy(update={"blob": known.blob}) if known else one.job
+        pages, settings, message = job.media_type.pages, self._ledger.settings, self._publisher.message
+        return Admission(job, pages, settings, one.key, one.document, known, message)
 
-    def _stored(self, one: Asked | OcrpoolError) -> Asked | OcrpoolError:
-        if isinstance(one, OcrpoolError):
-            return one
+    def _refused(self, one: Asked) -> OcrpoolError | None:
+        """Store the document; why it cannot be."""
         try:
             self._blobs.put(one.job.blob, one.source)
         except OcrpoolError as refusal:
             return refusal
-        return one
+        return None
 
 
 def read_batch(ledger: Ledger, batch: str, tenant: Tenant) -> list[JobStatus]:

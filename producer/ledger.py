@@ -70,7 +70,7 @@ from typing import Any, cast
 import redis
 from pydantic import TypeAdapter
 
-from producer.admission import Accepted, AcceptedBefore, Admission, Known
+from producer.admission import Accepted, AcceptedBefore, Admission, Known, Lapsed
 from producer.blobs import BlobStore, open_store
 from producer.errors import (
     Cancelled,
@@ -213,8 +213,12 @@ class Ledger:
     def recall(self, document: str, blob: str) -> Known | None:
         """The job whose pages a document with this digest is given, if the pool's workers would read it alike;
         otherwise `expect_blob`."""
-        found = self.scripts.run("recall", document, blob, _ms(ORPHAN_S))
-        return Known(*(field.decode() for field in found)) if found else None
+        return _known(self.scripts.run("recall", document, blob, _ms(ORPHAN_S)))
+
+    def recall_all(self, sought: Sequence[tuple[str, str]]) -> list[Known | None]:
+        """`recall` for many in one go, each a digest and a blob; without a digest, `expect_blob`."""
+        found = self.scripts.run_each("recall", [(document, blob, _ms(ORPHAN_S)) for document, blob in sought])
+        return [_known(one) for one in found]
 
     def recall_page(self, pixels: str) -> bytes | None:
         """The outcome (JSON) of a page with this digest of its pixels."""
@@ -277,7 +281,7 @@ class Ledger:
         [verdict], lost = self._ask([admission.request()])
         return self._admitted(admission, verdict, lost)
 
-    def accept_all(self, admissions: Sequence[Admission]) -> list[Accepted | AcceptedBefore | OcrpoolError]:
+    def accept_all(self, admissions: Sequence[Admission]) -> list[Accepted | AcceptedBefore | Lapsed | OcrpoolError]:
         """`accept` for many jobs in one go: what it returns or raises for each.
 
         Raises:
@@ -285,7 +289,7 @@ class Ledger:
         """
         with reachable():
             self._room.check()
-        answers: dict[str, Accepted | AcceptedBefore | OcrpoolError] = {}
+        answers: dict[str, Accepted | AcceptedBefore | Lapsed | OcrpoolError] = {}
         asked: dict[str, tuple[Admission, str]] = {}
         for admission in admissions:
             try:
@@ -296,7 +300,7 @@ class Ledger:
         for (admission, _), verdict in zip(asked.values(), verdicts, strict=True):
             try:
                 answers[admission.job.id] = self._admitted(admission, verdict, lost)
-            except (AcceptedBefore, OcrpoolError) as other:
+            except (AcceptedBefore, Lapsed, OcrpoolError) as other:
                 answers[admission.job.id] = other
         return [answers[admission.job.id] for admission in admissions]
 
@@ -666,6 +670,10 @@ class Ledger:
             for key, value in zip(keys, values, strict=True)
             if value is not None
         }
+
+
+def _known(found: Sequence[bytes]) -> Known | None:
+    return Known(*(field.decode() for field in found)) if found else None
 
 
 def _units(rows: Sequence[Sequence[bytes]]) -> list[Unit]:

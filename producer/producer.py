@@ -185,16 +185,11 @@ class Producer:
         batch: str | None,
     ) -> JobHandle:
         job = self._new_job(source, options, name, batch)
-        key, document = None, ""
-        if idempotency_key is not None or self.settings.cache_ttl_s:
-            content = content_digest(source)
-            if idempotency_key is not None:
-                key = IdempotencyKey.of(named(idempotency_key, job.tenant), content, job)
-            if self.settings.cache_ttl_s:
-                document = document_digest(content, options, job.tenant)
+        asked = self._asked(job, source, None if idempotency_key is None else named(idempotency_key, job.tenant))
+        key, document = asked.key, asked.document
         # Whatever ends this process before the job is accepted, the sweeper finds the blob.
         known = None
-        if document and options.cache:
+        if asked.sought:
             known = self.ledger.recall(document, job.blob)
         else:
             self.ledger.expect_blob(job.blob)
@@ -215,6 +210,15 @@ class Producer:
             raise
         self._publisher.publish(accepted.units)
         return JobHandle(self, job.id, accepted=accepted.status)
+
+    def _asked(self, job: Job, source: bytes | IO[bytes], key: str | None) -> Asked:
+        """What is asked for it under the key of that name, if there is one."""
+        used, document = None, ""
+        if key is not None or self.settings.cache_ttl_s:
+            content = content_digest(source)
+            used = None if key is None else IdempotencyKey.of(key, content, job)
+            document = document_digest(content, job.options, job.tenant) if self.settings.cache_ttl_s else ""
+        return Asked(job, source, used, document)
 
     def _new_job(self, source: bytes | IO[bytes], options: ReadOptions, name: str, batch: str | None) -> Job:
         """The job for a document. Raises what of `submit` can be told by the document and its name."""
@@ -294,8 +298,7 @@ class Producer:
                     else:
                         source = readable(document)
                     job = self._new_job(source, options, name, batch)
-                    used = None if key is None else IdempotencyKey.of(key, content_digest(source), job)
-                    stored.add(Asked(job, source, used))
+                    stored.add(self._asked(job, source, key))
                 except OcrpoolError as refusal:
                     stored.refuse(refusal)
             answers = stored.accept()

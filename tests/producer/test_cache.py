@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from producer.blobs import MemoryStore
 from producer.caching import document_digest
 from producer.documents import content_digest
-from producer.errors import InvalidRequest, QueueFull
+from producer.errors import IdempotencyMismatch, InvalidRequest, NotFound, OcrpoolError, QueueFull
 from producer.job import PREPARE, JobState, Lane, PageFailure, PageResult, ReadOptions, Span
 from producer.ledger import Claim, Ledger
 from producer.producer import JobHandle, Producer
@@ -239,6 +239,74 @@ def test_a_pool_that_is_full_still_gives_what_it_has(producer: Producer, setting
 def test_a_page_that_an_image_has_not_is_refused_all_the_same(producer: Producer) -> None:
     with pytest.raises(InvalidRequest):
         producer.submit(PNG, ReadOptions(pages="2"))
+
+
+def handles(found: list[JobHandle | OcrpoolError]) -> list[JobHandle]:
+    assert all(isinstance(one, JobHandle) for one in found), found
+    return [one for one in found if isinstance(one, JobHandle)]
+
+
+def test_a_batch_has_of_its_documents_what_was_read(producer: Producer) -> None:
+    # Given a document that was read
+    earlier = first(producer)
+
+    # When it comes twice in a batch, with another one
+    jobs = handles(producer.submit_all([PNG, PNG + b"2", PNG], batch="nightly"))
+
+    # Then it is final at once, beside the other one in their order, and is not stored again
+    assert [is_hit(job) for job in jobs] == [True, False, True]
+    assert [job.accepted and job.accepted.state.final for job in jobs] == [True, False, True]
+    assert [status.id for status in producer.batch("nightly")] == [job.id for job in jobs]
+    assert [producer.ledger.job(job.id).blob for job in jobs] == [earlier.id, jobs[1].id, earlier.id]
+    with pytest.raises(NotFound):
+        producer.blobs.get(jobs[0].id)
+    totals = producer.ledger.totals()
+    assert (totals["documents_hit"], totals["documents_missed"]) == (2, 2)
+    assert producer.ledger.redis.zcard(f"{producer.ledger.namespace}:garbage") == 2
+
+
+def test_a_batch_is_read_anew_where_that_is_asked_for(producer: Producer) -> None:
+    first(producer)
+    (job,) = handles(producer.submit_all([PNG], ReadOptions(cache=False)))
+    assert not is_hit(job)
+    read(producer.ledger, job)
+    assert producer.blobs.get(job.id) == PNG
+
+
+def test_duplicates_within_a_batch_are_read_once_and_known_afterwards(producer: Producer) -> None:
+    producer.ledger.announce("gpu0", {}, ONE)
+    jobs = handles(producer.submit_all([PNG] * 3))
+    backlog = producer.ledger.backlog()
+    assert (backlog["waiting_interactive"], backlog["queue_interactive"]) == (1, 1)
+    read(producer.ledger, jobs[0])
+    assert [job.status().cached for job in jobs] == [False, True, True]
+    assert is_hit(producer.submit(PNG))
+
+
+def test_what_is_gone_between_two_looks_is_read_in_a_batch_too(
+    producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = first(producer)
+    known = producer.ledger.recall(document_digest(content_digest(PNG), ReadOptions(), ""), "blob")
+    producer.ledger.redis.delete(f"{producer.ledger.namespace}:pages:{earlier.id}")
+    monkeypatch.setattr(producer.ledger, "recall_all", lambda sought: [known, None, known])
+    jobs = handles(producer.submit_all([PNG, PNG + b"2", PNG], batch="nightly"))
+    assert [producer.blobs.get(job.id) for job in jobs] == [PNG, PNG + b"2", PNG]
+    assert producer.blobs.get(earlier.id) == PNG
+    assert {status.id for status in producer.batch("nightly")} == {job.id for job in jobs}
+    for job in jobs[:2]:
+        read(producer.ledger, job)
+    assert [job.status().cached for job in jobs] == [False, False, True]
+
+
+def test_a_known_document_that_a_batch_is_refused_stays_where_it_is(producer: Producer) -> None:
+    earlier = first(producer)
+    one, again = (handles(producer.submit_all([PNG], idempotency_key="nightly"))[0] for _ in range(2))
+    assert (again.id, again.replayed) == (one.id, True)
+    (refused,) = producer.submit_all([PNG], ReadOptions(min_score=0.4), idempotency_key="nightly")
+    assert isinstance(refused, IdempotencyMismatch)
+    assert producer.blobs.get(earlier.id) == PNG
+    assert producer.ledger.redis.zrange(f"{producer.ledger.namespace}:garbage", 0, -1) == [earlier.id.encode()]
 
 
 def test_simultaneous_duplicates_are_read_once(producer: Producer) -> None:
