@@ -7,12 +7,14 @@ import io
 import json
 import os
 import pty
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -207,32 +209,56 @@ def raised(call: Callable[[], Any]) -> Any:
         return error
 
 
+@pytest.fixture
+def pausing(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set as a call begins to pause."""
+    event = threading.Event()
+
+    def chance() -> float:
+        event.set()
+        return 0
+
+    monkeypatch.setattr("producer.client.steps.random", SimpleNamespace(random=chance))
+    return event
+
+
+def reading() -> bool:
+    """Whether a thread waits for an answer."""
+    return any(
+        frame.f_code.co_name == "read" and frame.f_code.co_filename.endswith("httpcore/_backends/sync.py")
+        for frame in sys._current_frames().values()
+    )
+
+
 @pytest.mark.parametrize("call", WAITS)
 def test_closing_the_client_ends_what_waits(
-    call: str, held: Callable[[Asked], Any], threads: ThreadPoolExecutor
+    call: str, held: Callable[[Asked], Any], pausing: threading.Event, threads: ThreadPoolExecutor
 ) -> None:
-    for answer in (held, LATER):
+    for answer, waits in ((held, reading), (LATER, pausing.is_set)):
         with Site(answer) as site:
             client = Client(f"http://127.0.0.1:{site.port}")
             waiting = threads.submit(raised, partial(WAITS[call], client))
-            site.came.get(timeout=30)
+            wait_until(waits)
             client.close()
             check_closed(waiting.result(3))
 
 
 @pytest.mark.parametrize("call", WAITS)
-def test_closing_the_client_ends_what_is_awaited(call: str, held: Callable[[Asked], Any]) -> None:
-    async def closed(site: Site) -> Any:
+def test_closing_the_client_ends_what_is_awaited(
+    call: str, held: Callable[[Asked], Any], pausing: threading.Event
+) -> None:
+    async def closed(site: Site, comes: Callable[..., object]) -> Any:
         client = AsyncClient(f"http://127.0.0.1:{site.port}")
         waiting = asyncio.ensure_future(WAITS[call](client))
-        await asyncio.to_thread(site.came.get, timeout=30)
+        await asyncio.to_thread(comes, timeout=30)
         await client.close()
         [found] = await asyncio.wait_for(asyncio.gather(waiting, return_exceptions=True), 3)
         return found
 
-    for answer in (held, LATER):
-        with Site(answer) as site:
-            check_closed(asyncio.run(closed(site)))
+    with Site(held) as site:
+        check_closed(asyncio.run(closed(site, site.came.get)))
+    with Site(LATER) as site:
+        check_closed(asyncio.run(closed(site, pausing.wait)))
 
 
 class Written(io.BytesIO):
