@@ -64,7 +64,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, cast
 
 import redis
@@ -213,12 +213,13 @@ class Ledger:
     def recall(self, document: str, blob: str) -> Known | None:
         """The job whose pages a document with this digest is given, if the pool's workers would read it alike;
         otherwise `expect_blob`."""
-        return _known(self.scripts.run("recall", document, blob, _ms(ORPHAN_S)))
+        return self.recall_all([(document, blob)])[0]
 
     def recall_all(self, sought: Sequence[tuple[str, str]]) -> list[Known | None]:
-        """`recall` for many in one go, each a digest and a blob; without a digest, `expect_blob`."""
-        found = self.scripts.run_each("recall", [(document, blob, _ms(ORPHAN_S)) for document, blob in sought])
-        return [_known(one) for one in found]
+        """`recall` for some hundreds in one go, each a digest and a blob; without a digest, `expect_blob`."""
+        if not sought:
+            return []
+        return [_known(one) for one in self.scripts.run("recall", _ms(ORPHAN_S), *chain.from_iterable(sought))]
 
     def recall_page(self, pixels: str) -> bytes | None:
         """The outcome (JSON) of a page with this digest of its pixels."""
