@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 from PIL import Image
+from starlette.requests import Request
 
 from producer.embedded import Embedded
 from producer.errors import Unauthorized
@@ -237,7 +238,7 @@ def test_a_long_result_keeps_its_letters(
 def test_a_token_that_is_refused(
     official: Official, kind: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(upload: Upload) -> None:
+    async def refuse(request: Request, upload: Upload) -> None:
         raise Unauthorized("This API key is not known.")
 
     with Served(settings) as served:
