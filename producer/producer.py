@@ -388,7 +388,7 @@ class Producer:
         """Every page's outcome. Raises `NotFinished` before the job is final, and `NotFound`."""
         return self.ledger.result(job_id, self.tenant)
 
-    def link(self, job_id: str, format: Format = Format.JSON, ttl_s: float | None = None) -> ResultLink:
+    def link(self, job_id: str, format: Format | str = Format.JSON, ttl_s: float | None = None) -> ResultLink:
         """An address in the S3 store at which anybody may read the result in the format, without credentials, for so
         many seconds: `signed_url_ttl_s` at most, and no longer than the result is kept.
 
@@ -460,7 +460,7 @@ class JobHandle(Saves):
     def result(self) -> JobResult:
         return self.producer.result(self.id)
 
-    def link(self, format: Format = Format.JSON, ttl_s: float | None = None) -> ResultLink:
+    def link(self, format: Format | str = Format.JSON, ttl_s: float | None = None) -> ResultLink:
         return self.producer.link(self.id, format, ttl_s)
 
     def cancel(self) -> JobStatus:

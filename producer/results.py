@@ -68,7 +68,9 @@ class Results:
         with self._blobs.local(job.blob) as document:
             return self._exporter.overlay(document, job, found)
 
-    def link(self, job: JobStatus, format: Format, ttl_s: float | None, read: Callable[[], JobResult]) -> ResultLink:
+    def link(
+        self, job: JobStatus, format: Format | str, ttl_s: float | None, read: Callable[[], JobResult]
+    ) -> ResultLink:
         """An address of the job's result at the blob store, for so many seconds if that is not longer than the settings
         say, or the result is kept. `read` gives the result, which is made in the format and stored once.
 
@@ -78,6 +80,7 @@ class Results:
             FormatUnavailable: the store has no addresses, or the format cannot be made here.
             OcrpoolError: what `read`, and `text` or `pdf`, raise.
         """
+        format = Format.named(format)
         if format is Format.OVERLAY:
             raise InvalidRequest("An overlay is a picture of one page: it has no address of its own.")
         if not job.final:

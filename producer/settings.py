@@ -66,8 +66,8 @@ class Settings(BaseSettings):
     )
     s3_sources: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Places (`s3://bucket` or `s3://bucket/folder`) from which documents may be handed in by address; "
-        "empty: none.",
+        description="Places (`s3://bucket` or `s3://bucket/folder`) from which documents may be handed in by address, "
+        "whoever the tenant is; empty: none.",
     )
     result_inline_bytes: int = Field(
         256 << 10,
@@ -420,6 +420,15 @@ class Settings(BaseSettings):
         if self.lease_s < 2 * self.sweep_interval_s:
             raise ValueError(
                 "OCRPOOL_LEASE_S must be at least twice OCRPOOL_SWEEP_INTERVAL_S, or dead workers are found late"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sources_are_not_the_store(self) -> Self:
+        own = f"{self.blob_url.rstrip('/')}/"
+        if own.startswith("s3://") and any(f"{place.rstrip('/')}/".startswith(own) for place in self.s3_sources):
+            raise ValueError(
+                "OCRPOOL_S3_SOURCES must not lie in OCRPOOL_BLOB_URL: nobody is given the pool's own objects"
             )
         return self
 

@@ -130,7 +130,7 @@ class AsyncClient:
     async def fetch(self, job_id: str, format: Format | str, page: int | None = None) -> IO[bytes]:
         return io.BytesIO(await self._run(self._calls.fetch(job_id, format, page)))
 
-    async def link(self, job_id: str, format: Format = Format.JSON, ttl_s: float | None = None) -> ResultLink:
+    async def link(self, job_id: str, format: Format | str = Format.JSON, ttl_s: float | None = None) -> ResultLink:
         return await self._run(self._calls.link(job_id, format, ttl_s))
 
     async def cancel(self, job_id: str) -> JobStatus:
@@ -249,7 +249,7 @@ class AsyncJob:
         await asyncio.to_thread(write, await self.fetch(format), path)
         return path
 
-    async def link(self, format: Format = Format.JSON, ttl_s: float | None = None) -> ResultLink:
+    async def link(self, format: Format | str = Format.JSON, ttl_s: float | None = None) -> ResultLink:
         return await self.client.link(self.id, format, ttl_s)
 
     async def cancel(self) -> JobStatus:

@@ -182,7 +182,7 @@ class Client:
         """
         return io.BytesIO(self._run(self._calls.fetch(job_id, format, page)))
 
-    def link(self, job_id: str, format: Format = Format.JSON, ttl_s: float | None = None) -> ResultLink:
+    def link(self, job_id: str, format: Format | str = Format.JSON, ttl_s: float | None = None) -> ResultLink:
         """As `Producer.link`: an address at which anybody may read the result for a while."""
         return self._run(self._calls.link(job_id, format, ttl_s))
 
@@ -288,7 +288,7 @@ class ClientJob(Saves):
     def fetch(self, format: Format | str, page: int | None = None) -> IO[bytes]:
         return self.client.fetch(self.id, format, page)
 
-    def link(self, format: Format = Format.JSON, ttl_s: float | None = None) -> ResultLink:
+    def link(self, format: Format | str = Format.JSON, ttl_s: float | None = None) -> ResultLink:
         return self.client.link(self.id, format, ttl_s)
 
     def cancel(self) -> JobStatus:

@@ -158,8 +158,8 @@ class Calls:
             request = Send("GET", f"{job_path(job_id)}/result", query={"format": format.value})
         return (yield from self._patience.answer(request)).content
 
-    def link(self, job_id: str, format: Format, ttl_s: float | None) -> Steps[ResultLink]:
-        query = {"format": format.value, **({} if ttl_s is None else {"ttl_s": f"{ttl_s:.3f}"})}
+    def link(self, job_id: str, format: Format | str, ttl_s: float | None) -> Steps[ResultLink]:
+        query = {"format": Format.named(format).value, **({} if ttl_s is None else {"ttl_s": f"{ttl_s:.3f}"})}
         answer = yield from self._patience.answer(Send("GET", f"{job_path(job_id)}/result/link", query=query))
         return parsed(ResultLink, answer)
 

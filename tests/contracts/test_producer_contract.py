@@ -197,7 +197,7 @@ def test_a_result_in_a_folder_has_no_address(producer: Any, ledger: Ledger) -> N
         job.link()
     read_pages(ledger, job.id)
     with pytest.raises(FormatUnavailable, match="OCRPOOL_BLOB_URL"):
-        job.link(Format.TEXT, ttl_s=60)
+        job.link("text", ttl_s=60)
     with pytest.raises(NotFound):
         producer.job(NO_JOB).link()
     with pytest.raises(InvalidRequest):

@@ -40,6 +40,13 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, va
         Settings()
 
 
+def test_documents_do_not_come_from_where_the_pool_keeps_its_own() -> None:
+    for blob_url, source in (("s3://scans", "s3://scans/inbox"), ("s3://scans/own/", "s3://scans/own")):
+        with pytest.raises(ValidationError, match="OCRPOOL_S3_SOURCES must not lie in OCRPOOL_BLOB_URL"):
+            Settings(blob_url=blob_url, s3_sources=(source,))
+    Settings(blob_url="s3://scans/own", s3_sources=("s3://scans", "s3://scans/owned"))
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "sentence"),
     [
