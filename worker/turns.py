@@ -50,7 +50,9 @@ class Turns:
         self._bulk = _Ring()
         #: Turns that bulk has given up to the interactive lane since its last one.
         self._given_up = 0
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        #: For most threads, and for those of the interactive lane: a bulk call must not wake one that leaves it alone.
+        self._changed, self._interactive_came = threading.Condition(lock), threading.Condition(lock)
         self._stopping = False
         self._threads = [
             threading.Thread(target=self._serve, args=(n >= threads,), name=f"page-{n}", daemon=True)
@@ -77,8 +79,12 @@ class Turns:
         with self._changed:
             if self._stopping:
                 raise RuntimeError("the page threads are stopping")
-            (self._interactive if lane is Lane.INTERACTIVE else self._bulk).add(job_id, run)
-            self._changed.notify_all()
+            if lane is Lane.INTERACTIVE:
+                self._interactive.add(job_id, run)
+                self._interactive_came.notify()
+            else:
+                self._bulk.add(job_id, run)
+            self._changed.notify()
         return future
 
     def stop(self) -> None:
@@ -86,6 +92,7 @@ class Turns:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+            self._interactive_came.notify_all()
 
     def join(self) -> None:
         for thread in self._threads:
@@ -100,7 +107,7 @@ class Turns:
             while not (self._interactive or (self._bulk and not interactive_alone)):
                 if self._stopping:
                     return None
-                self._changed.wait()
+                (self._interactive_came if interactive_alone else self._changed).wait()
             if interactive_alone:
                 return self._interactive.take()
             if self._bulk and (not self._interactive or self._given_up >= BULK_SHARE - 1):
