@@ -65,7 +65,7 @@ class Storing:
         known = {one.job.id: known for one, known in zip(asked, found, strict=True) if known}
         answers, lapsed = self._accept_some(asked, known)
         if lapsed:  # They are read after all, and stand behind the others in their batch.
-            self._ledger.expect_blobs([one.job.blob for one in lapsed])
+            self._ledger.recall_all([("", one.job.blob) for one in lapsed])
             answers |= self._accept_some(lapsed, {})[0]
         return [answers[one.job.id] if isinstance(one, Asked) else one for one in self._asked]
 

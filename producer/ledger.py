@@ -11,6 +11,7 @@ Keys, below the namespace:
     batch:<t.>:<b.> list the jobs of that batch of that tenant's         TTL, of the job that lives longest
     spans:<id>   hash    unit -> fence, lane, deaths, failures, worker   TTL, deleted when the job ends
     key:<digest> hash    an idempotency key -> its job and request       TTL, that of the job
+    request:<d.> string  such a key of many documents -> their request   TTL, that of a job
     known:<d.>:<r.> string  a document, read in that manner -> its job   TTL
     pixels:<dig.> string a page's pixels -> the job and page of them     TTL
     leader:<d.>:<l.> string a document -> the job that is being read     TTL, that of the job, deleted when it ends
@@ -212,11 +213,11 @@ class Ledger:
 
     def recall(self, document: str, blob: str) -> Known | None:
         """The job whose pages a document with this digest is given, if the pool's workers would read it alike;
-        otherwise `expect_blob`."""
+        otherwise, and without a digest, `expect_blob`."""
         return self.recall_all([(document, blob)])[0]
 
     def recall_all(self, sought: Sequence[tuple[str, str]]) -> list[Known | None]:
-        """`recall` for some hundreds in one go, each a digest and a blob; without a digest, `expect_blob`."""
+        """`recall` for some hundreds in one go, each a digest and a blob."""
         if not sought:
             return []
         return [_known(one) for one in self.scripts.run("recall", _ms(ORPHAN_S), *chain.from_iterable(sought))]
@@ -224,10 +225,6 @@ class Ledger:
     def recall_page(self, pixels: str) -> bytes | None:
         """The outcome (JSON) of a page with this digest of its pixels."""
         return cast("bytes | None", self.scripts.run("recall_page", pixels))
-
-    def expect_blobs(self, blobs: Sequence[str]) -> None:
-        """`expect_blob` for many, in one go."""
-        self.scripts.run_each("expect_blob", [(blob, _ms(ORPHAN_S)) for blob in blobs])
 
     def expect_derived(self, job_id: str, blob: str) -> tuple[float, bool]:
         """Say that the blob is about to be made of a final job's result, as `expect_blob` does.

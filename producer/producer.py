@@ -188,11 +188,7 @@ class Producer:
         asked = self._asked(job, source, None if idempotency_key is None else named(idempotency_key, job.tenant))
         key, document = asked.key, asked.document
         # Whatever ends this process before the job is accepted, the sweeper finds the blob.
-        known = None
-        if asked.sought:
-            known = self.ledger.recall(document, job.blob)
-        else:
-            self.ledger.expect_blob(job.blob)
+        known = self.ledger.recall(asked.sought, job.blob)
         if known is not None:
             with suppress(Lapsed):
                 return self._submit_known(job, known, document, key)
