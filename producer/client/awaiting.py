@@ -14,11 +14,11 @@ from typing import IO, Self
 import httpx
 
 from producer.client.calls import Calls, ending
-from producer.client.connection import PATIENCE_S, settings_of
+from producer.client.connection import PATIENCE_S, closed_client, open_until, settings_of
 from producer.client.mapping import Outcome, check, counting, outcome
 from producer.client.steps import Pause, Returned, Send, Steps
 from producer.documents import Source
-from producer.errors import InvalidRequest, OcrpoolError, Unavailable
+from producer.errors import InvalidRequest, OcrpoolError
 from producer.formats import Format
 from producer.job import JobResult, JobState, JobStatus, PagesRead, ReadOptions, ResultLink
 from producer.listing import MOST_JOBS
@@ -177,18 +177,15 @@ class AsyncClient:
             steps.close()
 
     async def _take(self, step: Send | Pause) -> httpx.Response | None:
-        try:
+        with open_until(self._closed):
             if not self._closed.is_set():
                 if isinstance(step, Send):
                     return await self._http.send(step.built(self._http))
-                await asyncio.wait_for(self._closed.wait(), step.seconds)
-        except TimeoutError:
-            return None
-        except Exception as error:
-            if not self._closed.is_set():
-                raise
-            raise Unavailable("The client is closed.") from error
-        raise Unavailable("The client is closed.")
+                try:
+                    await asyncio.wait_for(self._closed.wait(), step.seconds)
+                except TimeoutError:
+                    return None
+        raise closed_client()
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from typing import IO, Self
 import httpx
 
 from producer.client.calls import Calls, ending
-from producer.client.connection import PATIENCE_S, Connections, settings_of
+from producer.client.connection import PATIENCE_S, Connections, closed_client, open_until, settings_of
 from producer.client.mapping import Outcome, check, counting, outcome
 from producer.client.steps import Pause, Returned, Send, Steps
 from producer.documents import Source
-from producer.errors import OcrpoolError, Unavailable
+from producer.errors import OcrpoolError
 from producer.formats import Format
 from producer.job import JobResult, JobState, JobStatus, PagesRead, ReadOptions, ResultLink
 from producer.listing import MOST_JOBS
@@ -242,17 +242,13 @@ class Client:
             steps.close()
 
     def _take(self, step: Send | Pause, stopped: threading.Event) -> httpx.Response | None:
-        try:
+        with open_until(self._closed):
             if not stopped.is_set() and not self._closed.is_set():
                 if isinstance(step, Send):
                     return self._http.send(step.built(self._http, self._connections.traced))
                 if not stopped.wait(step.seconds):
                     return None
-        except Exception as error:
-            if not self._closed.is_set():
-                raise
-            raise Unavailable("The client is closed.") from error
-        raise Unavailable("The client is closed.")
+        raise closed_client()
 
 
 @dataclass(frozen=True)

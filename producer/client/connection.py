@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 from weakref import WeakSet
 
 import httpx
 
-from producer.errors import InvalidRequest
+from producer.errors import InvalidRequest, Unavailable
 
 #: How long a call is tried while the gateway is away or takes nothing.
 PATIENCE_S = 60.0
@@ -53,6 +54,21 @@ def _hang_up(connection: socket.socket) -> None:
     with suppress(OSError):  # it is down already
         # Beneath TLS, whose goodbye is not for a thread that does not read.
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+@contextmanager
+def open_until(closed: threading.Event | asyncio.Event) -> Iterator[None]:
+    """What fails because the client has been closed meanwhile is `Unavailable`."""
+    try:
+        yield
+    except Exception as error:
+        if not closed.is_set():
+            raise
+        raise closed_client() from error
+
+
+def closed_client() -> Unavailable:
+    return Unavailable("The client is closed.")
 
 
 def settings_of(base_url: str, api_key: str | None) -> dict[str, Any]:
