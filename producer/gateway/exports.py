@@ -27,7 +27,9 @@ from producer.results import disposition
 AskedFormat = Literal["json", "jsonl", "paddlex", "text", "markdown", "hocr", "pdf"]
 
 #: Media types that `Accept` may name. PaddleX's JSON is JSON, so that only `format=` asks for it.
-_BY_MEDIA_TYPE = {one.media_type: one for one in (Format.JSONL, Format.TEXT, Format.MARKDOWN, Format.HOCR, Format.PDF)}
+_BY_MEDIA_TYPE = {
+    one.media_type: one for one in (Format.JSON, Format.JSONL, Format.TEXT, Format.MARKDOWN, Format.HOCR, Format.PDF)
+}
 _CHUNK_BYTES = 1 << 18
 _WEIGHT = re.compile(r"q=(1(?:\.0{0,3})?|0(?:\.[0-9]{0,3})?)")
 
@@ -79,11 +81,8 @@ def accepted(accept: str) -> Format:
         kind, *parameters = (word.strip().lower() for word in part.split(";"))
         weight = next((found[1] for found in map(_WEIGHT.fullmatch, parameters) if found), "1")
         liked.setdefault(kind, float(weight))
-    best, most = Format.JSON, liked.get(Format.JSON.media_type, 0.0)
-    for kind, weight in liked.items():
-        if kind in _BY_MEDIA_TYPE and weight > most:
-            best, most = _BY_MEDIA_TYPE[kind], weight
-    return best
+    kinds = [kind for kind in (Format.JSON.media_type, *liked) if kind in _BY_MEDIA_TYPE]
+    return _BY_MEDIA_TYPE[max(kinds, key=lambda kind: liked.get(kind, 0.0))]
 
 
 def _text(gateway: Gateway, job_id: str, format: Format, location: str) -> Response:

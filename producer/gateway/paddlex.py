@@ -7,6 +7,7 @@ import json
 import re
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import IO, Any, Literal
 
 from fastapi import Request, Response
@@ -56,7 +57,9 @@ class _Body:
     too_large: TooLarge
     scope: Scope
 
+    @cached_property
     def asked(self) -> InferRequest:
+        """Parsed once, however often the upload is opened."""
         self.body.seek(0)
         content = self.body.read()
         try:
@@ -70,7 +73,7 @@ class _Body:
         return asked
 
     def opened(self) -> AbstractContextManager[Document]:
-        asked = self.asked()
+        asked = self.asked
         options = asked.read_options()
         if re.match(WEB_ADDRESS, asked.file):
             return nullcontext(Document(asked.file, None, options, names={"url": "file"}))
@@ -104,7 +107,7 @@ async def submit(request: Request, gateway: Gateway, idempotency_key: str | None
 
     async with received(request, gateway.settings, body=body) as upload:
         _, status = await gateway.producer.submit(request, upload, idempotency_key)
-        return status, await gateway.producer.call(bodies[0].asked)
+        return status, bodies[0].asked
 
 
 async def answer(gateway: Gateway, job_id: str, asked: InferRequest) -> Response:
