@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -17,7 +16,6 @@ from producer.job import JobResult, new_job_id
 from producer.ledger import ORPHAN_S, Ledger
 from producer.queue import Publisher
 from producer.settings import Settings
-from tests.conftest import assert_every_key_is_owned
 from tests.documents import png
 from tests.producer.formats.results import box, failed, line, read
 from tests.producer.gateway.serving import Served, assert_problem, submit
@@ -38,14 +36,6 @@ def bucket(request: pytest.FixtureRequest) -> AnyS3:
 @pytest.fixture
 def settings(settings: Settings, bucket: AnyS3) -> Settings:
     return settings.model_copy(update={"blob_url": f"s3://{BUCKET}/{uuid.uuid4().hex}"})
-
-
-@pytest.fixture
-def ledger(settings: Settings) -> Iterator[Ledger]:
-    ledger = Ledger(settings)
-    yield ledger
-    assert_every_key_is_owned(ledger.redis, settings.namespace)
-    ledger.close()
 
 
 @pytest.fixture
